@@ -1,0 +1,176 @@
+"""Keys and small values of the ledger: binary, one prefix byte a table, big-endian numbers.
+
+| Prefix | Key | Value |
+|---|---|---|
+| `v` | - | schema version |
+| `m` | - | msgpack [chain id, genesis hash, head hash, head height] |
+| `b` | block hash | encoded block |
+| `e` | height, block hash | encoded header: iterates parents before children |
+| `i` | block hash | msgpack `BlockIndex` |
+| `h` | height | hash of the head chain's block |
+| `t` | transaction id | block hash, position: head chain only |
+| `k` | subject, height, position | block hash: head chain's entries about a task or a draft |
+| `n` | node hash | state tree node |
+| `r` | free | small records of the node |
+"""
+
+import struct
+from dataclasses import dataclass
+
+import msgpack
+
+from consensus.types import Hash32
+
+SCHEMA_VERSION = 1
+
+VERSION_KEY = b"v"
+META_KEY = b"m"
+BLOCK_PREFIX = b"b"
+HEADER_PREFIX = b"e"
+INDEX_PREFIX = b"i"
+HEIGHT_PREFIX = b"h"
+TRANSACTION_PREFIX = b"t"
+SUBJECT_PREFIX = b"k"
+NODE_PREFIX = b"n"
+RECORD_PREFIX = b"r"
+
+WORK_POSITION = 0xFFFFFFFF
+"""Position of a block's work in the subject table, after all transactions."""
+
+_U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+
+
+class LedgerError(Exception):
+    """The ledger is of another chain or damaged, or a change does not fit it; nothing was changed."""
+
+
+class SchemaError(LedgerError):
+    """The database is of another version, or a record in it can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    chain_id: Hash32
+    genesis: Hash32
+    head: Hash32
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIndex:
+    """What indexing a block, or taking it out of the index, needs to know of it."""
+
+    height: int
+    parent: Hash32
+    transactions: tuple[Hash32, ...]
+    subjects: tuple[tuple[int, Hash32], ...]
+    """(position of the transaction or `WORK_POSITION`, task id or draft hash)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where something stands in the head chain."""
+
+    block: Hash32
+    height: int
+    position: int
+    """Index into the block's transactions, or `WORK_POSITION`."""
+
+
+def block_key(block: Hash32) -> bytes:
+    return BLOCK_PREFIX + block
+
+
+def header_key(height: int, block: Hash32) -> bytes:
+    return HEADER_PREFIX + _U64.pack(height) + block
+
+
+def index_key(block: Hash32) -> bytes:
+    return INDEX_PREFIX + block
+
+
+def height_key(height: int) -> bytes:
+    return HEIGHT_PREFIX + _U64.pack(height)
+
+
+def transaction_key(transaction: Hash32) -> bytes:
+    return TRANSACTION_PREFIX + transaction
+
+
+def subject_prefix(subject: Hash32) -> bytes:
+    return SUBJECT_PREFIX + subject
+
+
+def subject_key(subject: Hash32, height: int, position: int) -> bytes:
+    return SUBJECT_PREFIX + subject + _U64.pack(height) + _U32.pack(position)
+
+
+def node_key(node: bytes) -> bytes:
+    return NODE_PREFIX + node
+
+
+def record_key(key: bytes) -> bytes:
+    return RECORD_PREFIX + key
+
+
+def encode_version(version: int) -> bytes:
+    return _U32.pack(version)
+
+
+def decode_version(data: bytes) -> int:
+    if len(data) != _U32.size:
+        raise SchemaError(f"Expected a schema version of {_U32.size} bytes. Got {len(data)}.")
+    return int(_U32.unpack(data)[0])
+
+
+def encode_meta(meta: Meta) -> bytes:
+    return bytes(msgpack.packb((meta.chain_id, meta.genesis, meta.head, meta.height)))
+
+
+def decode_meta(data: bytes) -> Meta:
+    try:
+        chain_id, genesis, head, height = msgpack.unpackb(data)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise SchemaError(f"the head record is damaged: {error}") from error
+    return Meta(Hash32(chain_id), Hash32(genesis), Hash32(head), int(height))
+
+
+def encode_index(index: BlockIndex) -> bytes:
+    return bytes(msgpack.packb((index.height, index.parent, b"".join(index.transactions), index.subjects)))
+
+
+def decode_index(data: bytes) -> BlockIndex:
+    try:
+        height, parent, joined, subjects = msgpack.unpackb(data)
+        return BlockIndex(
+            int(height),
+            Hash32(parent),
+            tuple(Hash32(joined[at : at + 32]) for at in range(0, len(joined), 32)),
+            tuple((int(position), Hash32(subject)) for position, subject in subjects),
+        )
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise SchemaError(f"an index record is damaged: {error}") from error
+
+
+def encode_location(block: Hash32, position: int) -> bytes:
+    return block + _U32.pack(position)
+
+
+def decode_location(data: bytes) -> tuple[Hash32, int]:
+    if len(data) != 32 + _U32.size:
+        raise SchemaError(f"Expected a location of 36 bytes. Got {len(data)}.")
+    return Hash32(data[:32]), int(_U32.unpack(data[32:])[0])
+
+
+def decode_header_key(key: bytes) -> tuple[int, Hash32]:
+    return int(_U64.unpack(key[1:9])[0]), Hash32(key[9:])
+
+
+def decode_height_key(key: bytes) -> int:
+    return int(_U64.unpack(key[1:])[0])
+
+
+def decode_subject_key(key: bytes) -> tuple[int, int]:
+    """(height, position)"""
+    return int(_U64.unpack(key[33:41])[0]), int(_U32.unpack(key[41:])[0])
