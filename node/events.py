@@ -24,6 +24,7 @@ class EventKind(StrEnum):
     VERDICT = "verdict"
     FINALIZED = "finalized"
     REORG = "reorg"
+    TASK = "task"
 
 
 @dataclass(frozen=True, slots=True)

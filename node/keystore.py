@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 
+from consensus.crypto import SigningKey
 from consensus.types import Address
 
 
@@ -35,19 +35,14 @@ def write_private_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def get_address(key: Ed25519PrivateKey) -> Address:
-    """The account that the key signs for."""
-    return Address(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
-
-
 def create_account_key(path: Path) -> Address:
     """Make a fresh key in a new file and return its address."""
     key = Ed25519PrivateKey.generate()
     write_private_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return get_address(key)
+    return Address(key.public_key().public_bytes_raw())
 
 
-def load_account_key(path: Path) -> Ed25519PrivateKey:
+def load_account_key(path: Path) -> SigningKey:
     """The key in the file.
 
     Raises: KeyFileError naming the file, never its contents.
@@ -60,4 +55,4 @@ def load_account_key(path: Path) -> Ed25519PrivateKey:
         raise KeyFileError(f"{path} is not an unencrypted PKCS#8 PEM key") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(f"{path} is not an Ed25519 key")
-    return key
+    return SigningKey(key.private_bytes_raw())

@@ -1,0 +1,159 @@
+"""Turns changes of the chain's head into events; the data of each kind of event is defined here."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from pydantic import JsonValue
+
+from consensus.block import Block, Work
+from consensus.crypto import compute_block_hash, compute_opening_hash
+from consensus.state import State
+from consensus.task import OpenGradient, OpenLoss
+from consensus.transaction import SignedTransaction, compute_transaction_id
+from consensus.types import Hash32, Millis
+from node.chain import Chain, HeadChange
+from node.clock import Clock
+from node.events import EventBus, EventKind
+
+
+class EventAnnouncer:
+    """Publishes events for every change of head, in chain order: what happened in each block, then the block, the
+    new head last. Statuses of tasks are compared between the old and the new head."""
+
+    def __init__(self, chain: Chain, bus: EventBus, clock: Clock) -> None:
+        self._chain = chain
+        self._bus = bus
+        self._clock = clock
+        self._statuses = _get_statuses(chain.head_state)
+        chain.on_head_change(self.on_head_change)
+
+    def on_head_change(self, change: HeadChange) -> None:
+        now = self._clock.now_ms()
+        if change.disconnected:
+            self._publish(
+                EventKind.REORG,
+                now,
+                {
+                    "old": change.old.hex(),
+                    "new": change.new.hex(),
+                    "disconnected": [compute_block_hash(block.header).hex() for block in change.disconnected],
+                    "connected": [compute_block_hash(block.header).hex() for block in change.connected],
+                },
+            )
+        state = self._chain.head_state
+        for block in change.connected:
+            self._publish_block(block, state, now)
+        self._publish_statuses(state, now)
+        header = self._chain.head
+        self._publish(
+            EventKind.HEAD,
+            now,
+            {
+                "hash": change.new.hex(),
+                "height": header.height,
+                "time": header.time,
+                "state_root": header.state_root.hex(),
+            },
+        )
+
+    def _publish(self, kind: EventKind, now: Millis, data: dict[str, JsonValue]) -> None:
+        self._bus.publish(kind, now, data)
+
+    def _publish_block(self, block: Block, state: State, now: Millis) -> None:
+        block_hash = compute_block_hash(block.header)
+        if block.body.work is not None:
+            self._publish(EventKind.MILESTONE, now, build_milestone(block.body.work, block, block_hash, state))
+        for transaction in block.body.transactions:
+            payload = transaction.payload
+            if isinstance(payload, OpenGradient):
+                self._publish(EventKind.STEP, now, build_step(payload, state))
+            if isinstance(payload, OpenGradient | OpenLoss):
+                self._publish(EventKind.OPENING, now, build_opening(payload, transaction, block, state))
+        header = block.header
+        self._publish(
+            EventKind.BLOCK,
+            now,
+            {
+                "hash": block_hash.hex(),
+                "height": header.height,
+                "parent": header.parent.hex(),
+                "time": header.time,
+                "proposer": header.proposer.hex(),
+                "transactions": len(block.body.transactions),
+                "work": None if block.body.work is None else block.body.work.task.hex(),
+            },
+        )
+
+    def _publish_statuses(self, state: State, now: Millis) -> None:
+        statuses = _get_statuses(state)
+        for task, status in statuses.items():
+            if self._statuses.get(task) != status:
+                self._publish(EventKind.TASK, now, {"task": task.hex(), "status": status})
+        self._statuses = statuses
+
+
+def _get_statuses(state: State) -> dict[Hash32, str]:
+    found = ((task, state.get_task(task)) for task in state.get_tasks())
+    return {task: str(record.status) for task, record in found if record is not None}
+
+
+def get_loss_scale(state: State, task: Hash32) -> float:
+    """Opened units in one unit of loss."""
+    publication = state.get_publication(task)
+    draft = None if publication is None else state.get_draft(publication.draft)
+    return 1.0 if draft is None else float(2**draft.draft.loss_scale_bits)
+
+
+def _count_miners(opening: OpenGradient) -> list[JsonValue]:
+    counts = Counter(claim.miner for claim in opening.claims)
+    return [{"miner": miner.hex(), "batches": count} for miner, count in counts.most_common()]
+
+
+def build_step(opening: OpenGradient, state: State) -> dict[str, JsonValue]:
+    """A training step is done: who computed its batches."""
+    task = state.get_task(opening.task)
+    return {
+        "task": opening.task.hex(),
+        "step": opening.step,
+        "batches": [claim.batch for claim in opening.claims],
+        "miners": _count_miners(opening),
+        "gradient_openings": 0 if task is None else task.gradient_openings,
+    }
+
+
+def build_opening(
+    opening: OpenGradient | OpenLoss, transaction: SignedTransaction, block: Block, state: State
+) -> dict[str, JsonValue]:
+    """An opening is on the chain; a loss comes with the ladder's next target."""
+    data: dict[str, JsonValue] = {
+        "task": opening.task.hex(),
+        "kind": "gradient" if isinstance(opening, OpenGradient) else "loss",
+        "step": opening.step,
+        "hash": compute_opening_hash(opening).hex(),
+        "transaction": compute_transaction_id(transaction).hex(),
+        "height": block.header.height,
+    }
+    if isinstance(opening, OpenLoss):
+        scale = get_loss_scale(state, opening.task)
+        data |= {"loss": opening.loss, "loss_value": opening.loss / scale}
+    return data
+
+
+def build_milestone(work: Work, block: Block, block_hash: Hash32, state: State) -> dict[str, JsonValue]:
+    """A work block took rungs of a task's ladder."""
+    return {
+        "task": work.task.hex(),
+        "first_rung": work.first_rung,
+        "last_rung": work.last_rung,
+        "step": work.step,
+        "loss": work.loss,
+        "loss_value": work.loss / get_loss_scale(state, work.task),
+        "proposer": block.header.proposer.hex(),
+        "block": block_hash.hex(),
+        "height": block.header.height,
+        "credits": _build_credits((credit.miner.hex(), credit.batches) for credit in work.credits),
+    }
+
+
+def _build_credits(credits: Iterable[tuple[str, int]]) -> list[JsonValue]:
+    return [{"miner": miner, "batches": batches} for miner, batches in credits]
