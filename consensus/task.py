@@ -193,13 +193,4 @@ class ExpireTask:
     task: Hash32
 
 
-Payload = (
-    Transfer
-    | DraftTask
-    | Contribute
-    | PublishTask
-    | Available
-    | OpenGradient
-    | OpenLoss
-    | ExpireTask
-)
+Payload = Transfer | DraftTask | Contribute | PublishTask | Available | OpenGradient | OpenLoss | ExpireTask

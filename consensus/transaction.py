@@ -1,8 +1,10 @@
-"""A signed transaction around one payload."""
+"""A signed transaction around one payload; its identifier and its signature."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from consensus.task import Payload
+from consensus.codec import encode
+from consensus.crypto import SigningKey, hash_domain, verify
+from consensus.task import Contribute, DraftTask, Payload, PublishTask, Transfer
 from consensus.types import Address, Hash32, Signature
 
 
@@ -17,3 +19,33 @@ class SignedTransaction:
     nonce: int
     payload: Payload
     signature: Signature
+
+
+MAX_TRANSACTION_BYTES = 1024 * 1024
+"""Canonical length of the largest transaction."""
+
+
+def compute_transaction_id(transaction: SignedTransaction) -> Hash32:
+    """Names the transaction's content; independent of the signature's bytes."""
+    unsigned = transaction
+    if transaction.signature:
+        unsigned = replace(transaction, signature=Signature(b""))
+    return hash_domain("transaction", encode(unsigned))
+
+
+def sign_transaction(key: SigningKey, chain_id: Hash32, nonce: int, payload: Payload) -> SignedTransaction:
+    """A transaction of the key's account, valid on this chain only."""
+    unsigned = SignedTransaction(chain_id, key.address, nonce, payload, Signature(b""))
+    signature = key.sign("transaction", compute_transaction_id(unsigned))
+    return replace(unsigned, signature=signature)
+
+
+def verify_transaction(transaction: SignedTransaction) -> bool:
+    """True exactly if the sender's key signed this content."""
+    identifier = compute_transaction_id(transaction)
+    return verify(transaction.sender, "transaction", identifier, transaction.signature)
+
+
+def uses_nonce(payload: Payload) -> bool:
+    """False for the kinds that are idempotent by content."""
+    return isinstance(payload, Transfer | DraftTask | Contribute | PublishTask)

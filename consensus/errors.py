@@ -1,0 +1,169 @@
+"""Why something is refused: one `Reason` for each rule and sub-case."""
+
+from enum import StrEnum
+
+from consensus.types import Millis
+from consensus.work import LossCheck
+
+
+class Reason(StrEnum):
+    """Rule that was broken; B and W as numbered in the design, the rest for single transactions."""
+
+    B1_MALFORMED = "B1_MALFORMED"
+    B1_NON_CANONICAL = "B1_NON_CANONICAL"
+    B1_OVERSIZE = "B1_OVERSIZE"
+    B2_VERSION = "B2_VERSION"
+    B2_CHAIN = "B2_CHAIN"
+    B2_HEIGHT = "B2_HEIGHT"
+    B2_PARENT = "B2_PARENT"
+    B3_EARLY = "B3_EARLY"
+    B3_RANGE = "B3_RANGE"
+    B4_SIGNATURE = "B4_SIGNATURE"
+    B5_TRANSACTIONS_ROOT = "B5_TRANSACTIONS_ROOT"
+    B5_WORK_ROOT = "B5_WORK_ROOT"
+    B5_VOTES_ROOT = "B5_VOTES_ROOT"
+    B6_TRANSACTION = "B6_TRANSACTION"
+    B7_IDLE = "B7_IDLE"
+    B7_TURN = "B7_TURN"
+    B7_RANK = "B7_RANK"
+    B8_VOTES = "B8_VOTES"
+    B9_STATE_ROOT = "B9_STATE_ROOT"
+
+    W1_TASK = "W1_TASK"
+    W1_STATUS = "W1_STATUS"
+    W1_DEPTH = "W1_DEPTH"
+    W1_DEADLINE = "W1_DEADLINE"
+    W1_MILESTONE = "W1_MILESTONE"
+    W2_CUSTODY = "W2_CUSTODY"
+    W3_OPENINGS = "W3_OPENINGS"
+    W4_CIPHERTEXT = "W4_CIPHERTEXT"
+    W5_LOSS = "W5_LOSS"
+    W5_FIRST = "W5_FIRST"
+    W5_RUNGS = "W5_RUNGS"
+    W6_WEIGHTS = "W6_WEIGHTS"
+    W6_BOX = "W6_BOX"
+    W7_CREDITS = "W7_CREDITS"
+
+    TX_MALFORMED = "TX_MALFORMED"
+    TX_OVERSIZE = "TX_OVERSIZE"
+    TX_CHAIN = "TX_CHAIN"
+    TX_SIGNATURE = "TX_SIGNATURE"
+    TX_NONCE = "TX_NONCE"
+    TX_NONCE_FUTURE = "TX_NONCE_FUTURE"
+    TX_BALANCE = "TX_BALANCE"
+    TX_AMOUNT = "TX_AMOUNT"
+
+    DRAFT_FIELD = "DRAFT_FIELD"
+    DRAFT_KNOWN = "DRAFT_KNOWN"
+    DRAFT_UNKNOWN = "DRAFT_UNKNOWN"
+    DRAFT_USED = "DRAFT_USED"
+
+    CONTRIBUTION_BATCHES = "CONTRIBUTION_BATCHES"
+    CONTRIBUTION_PATIENTS = "CONTRIBUTION_PATIENTS"
+    CONTRIBUTION_UNKNOWN = "CONTRIBUTION_UNKNOWN"
+    CONTRIBUTION_DRAFT = "CONTRIBUTION_DRAFT"
+
+    PUBLISH_CUSTODY = "PUBLISH_CUSTODY"
+    PUBLISH_KEY_USED = "PUBLISH_KEY_USED"
+    PUBLISH_CONTRIBUTIONS = "PUBLISH_CONTRIBUTIONS"
+    PUBLISH_BATCHES = "PUBLISH_BATCHES"
+    PUBLISH_ORDER = "PUBLISH_ORDER"
+    PUBLISH_STEP = "PUBLISH_STEP"
+    PUBLISH_WEIGHTS = "PUBLISH_WEIGHTS"
+    PUBLISH_OPTIMIZER = "PUBLISH_OPTIMIZER"
+    PUBLISH_SCHEDULE = "PUBLISH_SCHEDULE"
+    PUBLISH_LADDER = "PUBLISH_LADDER"
+    PUBLISH_DEADLINE = "PUBLISH_DEADLINE"
+
+    TASK_UNKNOWN = "TASK_UNKNOWN"
+    TASK_PENDING = "TASK_PENDING"
+    TASK_ENDED = "TASK_ENDED"
+    TASK_DEADLINE = "TASK_DEADLINE"
+
+    AVAILABLE_VALIDATOR = "AVAILABLE_VALIDATOR"
+    AVAILABLE_DOUBLED = "AVAILABLE_DOUBLED"
+
+    OPENING_CUSTODY = "OPENING_CUSTODY"
+    OPENING_FINISHED = "OPENING_FINISHED"
+    OPENING_DOUBLED = "OPENING_DOUBLED"
+    OPENING_STEP = "OPENING_STEP"
+    OPENING_LIMIT = "OPENING_LIMIT"
+    OPENING_LOSS_DUE = "OPENING_LOSS_DUE"
+    OPENING_UNSCHEDULED = "OPENING_UNSCHEDULED"
+    OPENING_CHAIN = "OPENING_CHAIN"
+    OPENING_WEIGHTS = "OPENING_WEIGHTS"
+    OPENING_CLAIMS = "OPENING_CLAIMS"
+    OPENING_CLAIM_SIGNATURE = "OPENING_CLAIM_SIGNATURE"
+    OPENING_MINER = "OPENING_MINER"
+    OPENING_LENGTH = "OPENING_LENGTH"
+    OPENING_BOUND = "OPENING_BOUND"
+
+    EXPIRE_EARLY = "EXPIRE_EARLY"
+
+
+PREMATURE = frozenset(
+    {
+        Reason.TX_NONCE_FUTURE,
+        Reason.TX_BALANCE,
+        Reason.DRAFT_UNKNOWN,
+        Reason.CONTRIBUTION_UNKNOWN,
+        Reason.TASK_UNKNOWN,
+        Reason.TASK_PENDING,
+        Reason.OPENING_STEP,
+        Reason.OPENING_LOSS_DUE,
+        Reason.EXPIRE_EARLY,
+    }
+)
+"""Reasons that later blocks can cure: such a transaction may wait instead of being dropped."""
+
+
+class ConsensusError(Exception):
+    """Base of all refusals by the rules."""
+
+
+class InvalidTransaction(ConsensusError):
+    """A transaction that the state does not admit; the state is unchanged."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason = reason
+        self.detail = detail
+
+    @property
+    def is_premature(self) -> bool:
+        """True if later blocks may make it valid."""
+        return self.reason in PREMATURE
+
+
+class InvalidBlock(ConsensusError):
+    """A block that breaks a rule; nothing is changed."""
+
+    def __init__(
+        self, reason: Reason, detail: str = "", peer_at_fault: bool = True, cause: Reason | None = None
+    ) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason = reason
+        self.detail = detail
+        self.peer_at_fault = peer_at_fault
+        self.cause = cause
+        """The transaction's own reason, where `reason` is B6."""
+
+
+class NeedsWork(ConsensusError):
+    """Every other rule holds; the block waits for the recomputation of a loss (W4)."""
+
+    def __init__(self, check: LossCheck) -> None:
+        super().__init__(f"loss of task {check.task.hex()} at step {check.step} not yet recomputed")
+        self.check = check
+
+
+class Held(ConsensusError):
+    """A block of the future: offer it again at `until` (B3)."""
+
+    def __init__(self, until: Millis) -> None:
+        super().__init__(f"block time {until} is ahead of the clock")
+        self.until = until
+
+
+class UnknownParent(ConsensusError):
+    """The parent is not in the store: fetch it first."""

@@ -1,0 +1,85 @@
+"""The first block and state of a chain, from its genesis document alone."""
+
+from consensus.block import BLOCK_VERSION, Header
+from consensus.identifiers import (
+    compute_chain_id,
+    compute_transactions_root,
+    compute_votes_root,
+    compute_work_root,
+)
+from consensus.params import ChainParams, Genesis
+from consensus.records import Account
+from consensus.state import State
+from consensus.tree import NodeSource, Tree
+from consensus.types import MAX_AMOUNT, MAX_TIME_MS, ZERO_HASH, Address, Height
+
+MAX_STAKE = 2**53
+
+
+class GenesisError(ValueError):
+    """The genesis document founds no usable chain."""
+
+
+def _check_params(params: ChainParams) -> None:
+    spans = (params.min_block_ms, params.idle_ms, params.slot_ms, params.rank_ms, params.lease_ms)
+    if not all(0 < span <= MAX_TIME_MS for span in spans):
+        raise GenesisError("every span of the parameters must be positive")
+    if params.idle_ms < params.min_block_ms:
+        raise GenesisError("idle_ms must not be below min_block_ms")
+    if params.confirm_depth < 0 or params.evidence_ms < 0:
+        raise GenesisError("confirm_depth and evidence_ms must not be negative")
+    if params.max_body_bytes < 1024 or params.max_transactions < 1:
+        raise GenesisError("a body must hold at least 1024 bytes and one transaction")
+
+
+def check_genesis(genesis: Genesis) -> None:
+    """Raises: GenesisError unless the document founds a chain that can grow."""
+    _check_params(genesis.params)
+    if not 0 <= genesis.time <= MAX_TIME_MS:
+        raise GenesisError("time out of range")
+    addresses = [account.address for account in genesis.accounts]
+    if len(set(addresses)) != len(addresses):
+        raise GenesisError("an account is listed twice")
+    if any(account.balance < 0 for account in genesis.accounts):
+        raise GenesisError("a balance is negative")
+    if sum(account.balance for account in genesis.accounts) > MAX_AMOUNT:
+        raise GenesisError(f"all balances together exceed {MAX_AMOUNT}")
+    validators = [validator.address for validator in genesis.validators]
+    if not validators or len(set(validators)) != len(validators):
+        raise GenesisError("there must be validators, each listed once")
+    if any(not 0 < validator.stake <= MAX_STAKE for validator in genesis.validators):
+        raise GenesisError(f"a validator's stake must be from 1 to {MAX_STAKE}")
+    organisations = genesis.mining_organisations
+    if "" in organisations or len(set(organisations)) != len(organisations):
+        raise GenesisError("mining organisations must be named, each once")
+
+
+def build_genesis_state(genesis: Genesis, source: NodeSource | None = None) -> State:
+    """The state before the first block.
+
+    Raises: GenesisError if the document is unusable.
+    """
+    check_genesis(genesis)
+    state = State(Tree(ZERO_HASH, source))
+    for account in genesis.accounts:
+        state = state.with_account(account.address, Account(account.balance, 0, account.organisation))
+    members = sorted(account.address for account in genesis.accounts if account.organisation)
+    state = state.with_members(tuple(members))
+    state = state.with_validators(genesis.validators)
+    return state.with_mining_organisations(genesis.mining_organisations)
+
+
+def build_genesis_header(genesis: Genesis, state: State) -> Header:
+    """The header of height 0; nobody signs it, its hash follows from the document."""
+    return Header(
+        version=BLOCK_VERSION,
+        chain_id=compute_chain_id(genesis),
+        height=Height(0),
+        parent=ZERO_HASH,
+        time=genesis.time,
+        proposer=Address(bytes(32)),
+        transactions_root=compute_transactions_root(()),
+        work_root=compute_work_root(None),
+        votes_root=compute_votes_root(()),
+        state_root=state.root,
+    )

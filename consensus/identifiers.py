@@ -1,0 +1,48 @@
+"""Names of things: every hash by which blocks, transactions, tasks and openings refer to each other."""
+
+from collections.abc import Sequence
+
+from consensus.block import Header, Work
+from consensus.codec import encode, encode_integers
+from consensus.crypto import compute_merkle_root, hash_domain
+from consensus.params import Genesis
+from consensus.task import Draft, OpenGradient, OpenLoss, PublishTask
+from consensus.transaction import SignedTransaction
+from consensus.types import Hash32
+
+
+def compute_chain_id(genesis: Genesis) -> Hash32:
+    return hash_domain("genesis", encode(genesis))
+
+
+def compute_block_hash(header: Header) -> Hash32:
+    return hash_domain("block", encode(header))
+
+
+def compute_draft_hash(chain_id: Hash32, draft: Draft) -> Hash32:
+    return hash_domain("draft", chain_id + encode(draft))
+
+
+def compute_task_id(publication: PublishTask) -> Hash32:
+    """Bound to one chain and custody through the draft's hash."""
+    return hash_domain("task", encode(publication))
+
+
+def compute_opening_hash(opening: OpenGradient | OpenLoss) -> Hash32:
+    return hash_domain("opening", encode(opening))
+
+
+def compute_weights_digest(weights: tuple[int, ...]) -> Hash32:
+    return hash_domain("weights", encode_integers(weights))
+
+
+def compute_transactions_root(transactions: Sequence[SignedTransaction]) -> Hash32:
+    return compute_merkle_root("transactions", [encode(transaction) for transaction in transactions])
+
+
+def compute_work_root(work: Work | None) -> Hash32:
+    return compute_merkle_root("work", [] if work is None else [encode(work)])
+
+
+def compute_votes_root(votes: Sequence[bytes]) -> Hash32:
+    return compute_merkle_root("votes", votes)

@@ -1,0 +1,42 @@
+"""Who computes a batch first: an order of miners for every (task, step, batch) that everyone can repeat."""
+
+from collections.abc import Sequence
+
+from consensus.crypto import hash_domain
+from consensus.types import Address, Hash32, Millis
+
+
+def _compute_lease_hash(task: Hash32, step: int, batch: int, miner: Address) -> Hash32:
+    return hash_domain("lease", task + step.to_bytes(8, "big") + batch.to_bytes(8, "big") + miner)
+
+
+def compute_leases(
+    task: Hash32, step: int, batches: Sequence[int], miners: Sequence[Address]
+) -> dict[int, tuple[Address, ...]]:
+    """For each batch every miner once, in the order in which they hold its lease.
+
+    The order is by H(task, step, batch, miner), but first places are dealt evenly, batch by batch in the
+    given order, so that different miners begin with different batches.
+    """
+    unique = sorted(set(miners))
+    first_places = dict.fromkeys(unique, 0)
+    leases: dict[int, tuple[Address, ...]] = {}
+    for batch in batches:
+        hashes = {miner: _compute_lease_hash(task, step, batch, miner) for miner in unique}
+        order = sorted(unique, key=hashes.__getitem__)
+        if order:
+            first = min(order, key=lambda miner: (first_places[miner], hashes[miner]))  # noqa: B023
+            first_places[first] += 1
+            order.remove(first)
+            order.insert(0, first)
+        leases[batch] = tuple(order)
+    return leases
+
+
+def get_lease_holder(
+    order: Sequence[Address], opened_at: Millis, now: Millis, lease_ms: int
+) -> Address | None:
+    """Who holds a batch's lease at `now` if it was free from `opened_at` on; it goes round the order."""
+    if not order:
+        return None
+    return order[max(0, now - opened_at) // lease_ms % len(order)]

@@ -1,0 +1,128 @@
+"""What the state remembers of accounts and tasks; each record is one value of the state tree."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from consensus.params import Validator
+from consensus.task import Contribute, Credit, Draft
+from consensus.types import Address, Amount, Hash32, Height, Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    balance: Amount
+    nonce: int
+    """The nonce that its next counted transaction must carry."""
+    organisation: str
+    """Set by governance; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRecord:
+    draft: Draft
+    sender: Address
+    used: bool
+    """True once a task was published from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionRecord:
+    contribute: Contribute
+    sender: Address
+    used: bool
+
+
+class TaskStatus(StrEnum):
+    PENDING = "pending"
+    """Published; waits for validators to hold its blobs."""
+    OPEN = "open"
+    COMPLETE = "complete"
+    """The last rung was taken by a work block."""
+    EXPIRED = "expired"
+    CLOSED = "closed"
+    """Ended by evidence or verdicts; reserved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Qualified:
+    """Rungs [first_rung, last_rung] met by one loss opening and waiting for a work block."""
+
+    first_rung: int
+    last_rung: int
+    step: int
+    loss: int
+    loss_opening: Hash32
+    ciphertext: Hash32
+    """Hash of the loss ciphertexts that the opening names (W4)."""
+    openings: Hash32
+    """Hash of the task's last opening before that loss opening (W3)."""
+    weights_digest: Hash32
+    credits: tuple[Credit, ...]
+    """Ranked: most batches first, ties by H(task, milestone, miner)."""
+    height: Height
+    """Of the block that holds the loss opening."""
+    time: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """How far a task has come. The opened numbers themselves live in transactions."""
+
+    status: TaskStatus
+    custody: Address
+    published_height: Height
+    available: tuple[Address, ...]
+    """Validators that hold the task's keys and validation blobs, in order of arrival."""
+    available_stake: int
+    step: int
+    """The step whose gradient is opened next."""
+    weights: tuple[int, ...]
+    momentum: tuple[int, ...]
+    previous: Hash32
+    """Hash of the last opening; ZERO_HASH before the first."""
+    loss_opened: bool
+    """True if the loss at the current step has been opened."""
+    last_loss: int | None
+    gradient_openings: int
+    loss_openings: int
+    interval_credits: tuple[Credit, ...]
+    """Credited batches since the last qualification, by ascending address."""
+    qualified: tuple[Qualified, ...]
+    """Pending milestones in order."""
+    next_rung: int
+    """The next rung to be qualified."""
+    next_paid_rung: int
+    """The next rung to be taken by a work block."""
+    escrow: Amount
+    bond: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorSet:
+    validators: tuple[Validator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrganisationSet:
+    """Organisations whose accounts may claim batches."""
+
+    organisations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressList:
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskList:
+    """Tasks in order of publication."""
+
+    tasks: tuple[Hash32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """The one task in which a key root appears."""
+
+    task: Hash32

@@ -1,0 +1,142 @@
+"""From state to state: one transaction, one work, one block body. A refusal changes nothing."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from consensus.block import Body, Work
+from consensus.codec import CodecError, encode
+from consensus.context import BlockContext
+from consensus.crypto import verify
+from consensus.errors import InvalidBlock, InvalidTransaction, Reason
+from consensus.openings import apply_open_gradient, apply_open_loss
+from consensus.publication import apply_contribute, apply_draft, apply_publish
+from consensus.settlement import apply_available, apply_expire, apply_work
+from consensus.state import State
+from consensus.task import (
+    Available,
+    Contribute,
+    DraftTask,
+    ExpireTask,
+    OpenGradient,
+    OpenLoss,
+    PublishTask,
+    Transfer,
+)
+from consensus.transaction import (
+    MAX_TRANSACTION_BYTES,
+    SignedTransaction,
+    compute_transaction_id,
+    uses_nonce,
+)
+from consensus.types import Address, Amount, Hash32
+
+__all__ = [
+    "BlockContext",
+    "apply_block",
+    "apply_transaction",
+    "apply_transactions",
+    "apply_work",
+    "check_transaction",
+]
+
+
+def check_transaction(transaction: SignedTransaction, chain_id: Hash32) -> Hash32:
+    """The transaction's id, if it is well-formed, of this chain and signed by its sender; needs no state.
+
+    Raises: InvalidTransaction.
+    """
+    try:
+        size = len(encode(transaction))
+    except CodecError as error:
+        raise InvalidTransaction(Reason.TX_MALFORMED, str(error)) from error
+    if size > MAX_TRANSACTION_BYTES:
+        raise InvalidTransaction(Reason.TX_OVERSIZE, f"{size} bytes")
+    if transaction.chain_id != chain_id:
+        raise InvalidTransaction(Reason.TX_CHAIN, transaction.chain_id.hex())
+    identifier = compute_transaction_id(transaction)
+    if not verify(transaction.sender, "transaction", identifier, transaction.signature):
+        raise InvalidTransaction(Reason.TX_SIGNATURE, identifier.hex())
+    return identifier
+
+
+def _apply_transfer(state: State, sender: Address, payload: Transfer) -> State:
+    if payload.amount <= 0:
+        raise InvalidTransaction(Reason.TX_AMOUNT, str(payload.amount))
+    account = state.get_account(sender)
+    if account.balance < payload.amount:
+        raise InvalidTransaction(Reason.TX_BALANCE, f"{account.balance} of {payload.amount}")
+    state = state.with_account(sender, replace(account, balance=Amount(account.balance - payload.amount)))
+    return state.with_credit(payload.to, payload.amount)
+
+
+def _apply_nonce(state: State, transaction: SignedTransaction) -> State:
+    if not uses_nonce(transaction.payload):
+        if transaction.nonce:
+            raise InvalidTransaction(Reason.TX_NONCE, "this kind carries nonce 0")
+        return state
+    account = state.get_account(transaction.sender)
+    if transaction.nonce != account.nonce:
+        is_future = transaction.nonce > account.nonce
+        reason = Reason.TX_NONCE_FUTURE if is_future else Reason.TX_NONCE
+        raise InvalidTransaction(reason, f"expected {account.nonce}, got {transaction.nonce}")
+    return state.with_account(transaction.sender, replace(account, nonce=account.nonce + 1))
+
+
+def apply_checked_transaction(
+    state: State, transaction: SignedTransaction, identifier: Hash32, ctx: BlockContext
+) -> State:
+    """Like `apply_transaction` for a transaction that `check_transaction` has passed with this id."""
+    state = _apply_nonce(state, transaction)
+    sender = transaction.sender
+    match transaction.payload:
+        case Transfer() as payload:
+            return _apply_transfer(state, sender, payload)
+        case DraftTask() as payload:
+            return apply_draft(state, sender, payload, ctx)
+        case Contribute() as payload:
+            return apply_contribute(state, sender, payload, identifier)
+        case PublishTask() as payload:
+            return apply_publish(state, sender, payload, ctx)
+        case Available() as payload:
+            return apply_available(state, sender, payload, ctx)
+        case OpenGradient() as payload:
+            return apply_open_gradient(state, sender, payload, ctx)
+        case OpenLoss() as payload:
+            return apply_open_loss(state, sender, payload, ctx)
+        case ExpireTask() as payload:
+            return apply_expire(state, payload, ctx)
+
+
+def apply_transaction(state: State, transaction: SignedTransaction, ctx: BlockContext) -> State:
+    """The state after one transaction (B6).
+
+    Raises: InvalidTransaction.
+    """
+    identifier = check_transaction(transaction, ctx.chain_id)
+    return apply_checked_transaction(state, transaction, identifier, ctx)
+
+
+def apply_transactions(state: State, transactions: Iterable[SignedTransaction], ctx: BlockContext) -> State:
+    """The state after all of them in order.
+
+    Raises: InvalidBlock(B6_TRANSACTION), its `cause` the reason of the first that is invalid.
+    """
+    for index, transaction in enumerate(transactions):
+        try:
+            state = apply_transaction(state, transaction, ctx)
+        except InvalidTransaction as error:
+            raise InvalidBlock(
+                Reason.B6_TRANSACTION, f"transaction {index}: {error}", cause=error.reason
+            ) from error
+    return state
+
+
+def apply_block(state: State, body: Body, ctx: BlockContext) -> State:
+    """The state after a body whose work has passed W1 to W7: the work first, then the transactions.
+
+    Raises: InvalidBlock(B6_TRANSACTION).
+    """
+    work: Work | None = body.work
+    if work is not None:
+        state = apply_work(state, work)
+    return apply_transactions(state, body.transactions, ctx)
