@@ -1,0 +1,446 @@
+"""Content-addressed blobs on disk: what is stored under a root is exactly the bytes that the root commits to.
+
+A complete blob is a file named by its root in hex, beside `<root>.manifest` (length and chunk hashes). A blob
+being fetched is `<root>.part`; how far it is shows from its content, since every chunk's hash is known, so
+progress survives a crash without trusting any separate record. All methods may be called from any thread.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from consensus.crypto import CHUNK_BYTES, compute_blob_root, compute_chunk_hash
+from consensus.task import BlobRef
+from consensus.types import Hash32
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_SUFFIX = ".manifest"
+PART_SUFFIX = ".part"
+INCOMING_SUFFIX = ".incoming"
+DEFAULT_QUOTA_BYTES = 64 * 1024**3
+DEFAULT_MAX_BLOB_BYTES = 512 * 1024**2
+
+
+class BlobError(Exception):
+    """A blob can't be stored or read as asked."""
+
+
+class QuotaExceeded(BlobError):
+    """The blob is larger than allowed, or does not fit into what is left of the quota."""
+
+
+class CorruptBlob(BlobError):
+    """Bytes do not match the root or the chunk hash they were given for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The chunk hashes of a blob; `decode` guarantees that they and the length make up the root."""
+
+    ref: BlobRef
+    chunks: tuple[Hash32, ...]
+
+    def encode(self) -> bytes:
+        return self.ref.length.to_bytes(8, "big") + b"".join(self.chunks)
+
+    @classmethod
+    def decode(cls, root: Hash32, data: bytes) -> Self:
+        """Raises `CorruptBlob` unless `data` is the manifest of `root`."""
+        if len(data) < 8 or len(data) % 32 != 8:
+            raise CorruptBlob(f"a manifest of {len(data)} bytes has no whole number of chunk hashes")
+        length = int.from_bytes(data[:8], "big")
+        chunks = tuple(Hash32(data[at : at + 32]) for at in range(8, len(data), 32))
+        try:
+            found = compute_blob_root(length, chunks)
+        except ValueError as error:
+            raise CorruptBlob(str(error)) from error
+        if found != root:
+            raise CorruptBlob(f"the manifest is of blob {found.hex()}, not of {root.hex()}")
+        return cls(BlobRef(root, length), chunks)
+
+    def get_chunk_length(self, index: int) -> int:
+        return min(CHUNK_BYTES, self.ref.length - index * CHUNK_BYTES)
+
+
+def count_chunks(length: int) -> int:
+    return -(-length // CHUNK_BYTES)
+
+
+class BlobStore:
+    """Blobs of one node, within a quota that counts complete and unfinished ones at full length."""
+
+    def __init__(
+        self,
+        directory: Path,
+        quota_bytes: int = DEFAULT_QUOTA_BYTES,
+        max_blob_bytes: int = DEFAULT_MAX_BLOB_BYTES,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self.quota_bytes = quota_bytes
+        self.max_blob_bytes = max_blob_bytes
+        self._lock = threading.Lock()
+        self._complete: dict[Hash32, int] = {}
+        self._reserved: dict[Path, int] = {}
+        self._numbers = itertools.count()
+        self._scan()
+
+    def _scan(self) -> None:
+        for path in self._directory.iterdir():
+            if path.suffix == INCOMING_SUFFIX:
+                path.unlink()  # of a process that died; nobody knows its root
+            elif path.suffix == PART_SUFFIX:
+                self._reserved[path] = path.stat().st_size
+            elif not path.suffix and _is_root_name(path.name):
+                if path.with_suffix(MANIFEST_SUFFIX).exists():
+                    self._complete[Hash32(bytes.fromhex(path.name))] = path.stat().st_size
+                else:
+                    logger.warning("blob %s has no manifest and is not used", path.name)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    @property
+    def used_bytes(self) -> int:
+        with self._lock:
+            return sum(self._complete.values()) + sum(self._reserved.values())
+
+    def has(self, root: Hash32) -> bool:
+        """Whether the whole blob is here."""
+        return root in self._complete
+
+    def get_ref(self, root: Hash32) -> BlobRef | None:
+        length = self._complete.get(root)
+        return None if length is None else BlobRef(root, length)
+
+    def get_refs(self) -> tuple[BlobRef, ...]:
+        """All complete blobs."""
+        with self._lock:
+            return tuple(BlobRef(root, length) for root, length in self._complete.items())
+
+    def get_path(self, root: Hash32) -> Path | None:
+        """The complete blob's file, to be read only; None if it is not here."""
+        return self._path(root) if root in self._complete else None
+
+    def get_held_bytes(self, root: Hash32) -> int | None:
+        """Bytes on disk of a complete or unfinished blob; None if nothing is here."""
+        if root in self._complete:
+            return self._complete[root]
+        try:
+            return min(_part(self._path(root)).stat().st_blocks * 512, _part(self._path(root)).stat().st_size)
+        except FileNotFoundError:
+            return None
+
+    def get_manifest(self, root: Hash32) -> Manifest | None:
+        """The manifest of a complete or unfinished blob."""
+        try:
+            return Manifest.decode(root, self._path(root).with_suffix(MANIFEST_SUFFIX).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def read_chunk(self, root: Hash32, index: int) -> bytes | None:
+        """One verified chunk of a complete blob; None if the blob or the chunk does not exist.
+
+        A chunk that rotted on disk raises `CorruptBlob`, and the blob is dropped so that it can be
+        fetched again.
+        """
+        manifest = self.get_manifest(root) if root in self._complete else None
+        if manifest is None or not 0 <= index < len(manifest.chunks):
+            return None
+        try:
+            with self._path(root).open("rb") as file:
+                file.seek(index * CHUNK_BYTES)
+                data = file.read(CHUNK_BYTES)
+        except FileNotFoundError:
+            return None
+        if compute_chunk_hash(data) != manifest.chunks[index]:
+            logger.error("chunk %d of blob %s is damaged on disk; the blob is dropped", index, root.hex())
+            self.delete(root)
+            raise CorruptBlob(f"chunk {index} of blob {root.hex()} is damaged on disk")
+        return data
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def put_bytes(self, data: bytes) -> BlobRef:
+        """Store a small blob. Raises `QuotaExceeded`."""
+        writer = BlobWriter(self)
+        try:
+            writer.write(data)
+            return writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
+
+    def import_file(self, path: Path, *, move: bool = False) -> BlobRef:
+        """Store a file's bytes, read chunk by chunk; with `move` the file itself becomes the blob.
+
+        Raises `QuotaExceeded`; then the file is left where it is.
+        """
+        writer = BlobWriter(self)
+        try:
+            with path.open("rb") as file:
+                while data := file.read(CHUNK_BYTES):
+                    writer.write(data, keep=not move)
+                if move:
+                    os.fsync(file.fileno())
+            return writer.finish(adopt=path if move else None)
+        except BaseException:
+            writer.abort()
+            raise
+
+    async def put_file(self, path: Path, *, move: bool = False) -> BlobRef:
+        """`import_file` without blocking the event loop."""
+        return await asyncio.to_thread(self.import_file, path, move=move)
+
+    async def put_stream(self, pieces: AsyncIterator[bytes]) -> BlobRef:
+        """Store a stream of pieces of any size without holding more than a chunk of it.
+
+        Raises `QuotaExceeded` as soon as the stream is too long.
+        """
+        writer = BlobWriter(self)
+        buffer = bytearray()
+        try:
+            async for piece in pieces:
+                buffer += piece
+                if len(buffer) >= CHUNK_BYTES:
+                    await asyncio.to_thread(writer.write, bytes(buffer))
+                    buffer.clear()
+            await asyncio.to_thread(writer.write, bytes(buffer))
+            return await asyncio.to_thread(writer.finish)
+        except BaseException:
+            writer.abort()
+            raise
+
+    def open_partial(self, manifest: Manifest) -> "PartialBlob":
+        """Begin or resume fetching a blob. What is already on disk is hashed again, so call it in a thread.
+
+        Raises `QuotaExceeded`. Only one `PartialBlob` of a root may be open at a time.
+        """
+        path = self._path(manifest.ref.root)
+        self._reserve(_part(path), manifest.ref.length)
+        return PartialBlob(self, manifest, _part(path))
+
+    def discard_partial(self, root: Hash32) -> None:
+        """Forget an unfinished blob and free its quota."""
+        path = self._path(root)
+        _part(path).unlink(missing_ok=True)
+        if root not in self._complete:
+            path.with_suffix(MANIFEST_SUFFIX).unlink(missing_ok=True)
+        self._release(_part(path))
+
+    def delete(self, root: Hash32) -> bool:
+        """Drop a complete blob; True if it was here."""
+        with self._lock:
+            if self._complete.pop(root, None) is None:
+                return False
+        path = self._path(root)
+        path.unlink(missing_ok=True)
+        path.with_suffix(MANIFEST_SUFFIX).unlink(missing_ok=True)
+        return True
+
+    # --- for BlobWriter and PartialBlob -------------------------------------------------------
+
+    def _path(self, root: Hash32) -> Path:
+        # Hex of exactly 32 bytes: no root can name a path outside the folder.
+        if len(root) != 32:
+            raise BlobError(f"Expected a root of 32 bytes. Got {len(root)}.")
+        return self._directory / root.hex()
+
+    def _new_incoming(self) -> Path:
+        return self._directory / f"{next(self._numbers)}{INCOMING_SUFFIX}"
+
+    def _reserve(self, path: Path, length: int) -> None:
+        """Set what `path` takes of the quota."""
+        with self._lock:
+            if length > self.max_blob_bytes:
+                raise QuotaExceeded(
+                    f"a blob of {length} bytes or more exceeds the most allowed, {self.max_blob_bytes} "
+                    "(limits.max_blob_bytes)"
+                )
+            others = sum(self._complete.values()) + sum(self._reserved.values()) - self._reserved.get(path, 0)
+            if others + length > self.quota_bytes:
+                raise QuotaExceeded(
+                    f"a blob of {length} bytes does not fit: {others} of {self.quota_bytes} bytes are used "
+                    "(limits.blob_quota_bytes)"
+                )
+            self._reserved[path] = length
+
+    def _release(self, path: Path) -> None:
+        with self._lock:
+            self._reserved.pop(path, None)
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        path = self._path(manifest.ref.root).with_suffix(MANIFEST_SUFFIX)
+        temporary = self._new_incoming()
+        with temporary.open("wb") as file:
+            file.write(manifest.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def _complete_file(self, manifest: Manifest, source: Path, reserved: Path) -> Path:
+        """Make a synced file the blob; the manifest is in place before the blob's name is."""
+        root = manifest.ref.root
+        target = self._path(root)
+        self._write_manifest(manifest)
+        source.replace(target)
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        with self._lock:
+            self._reserved.pop(reserved, None)
+            self._complete[root] = manifest.ref.length
+        return target
+
+
+class BlobWriter:
+    """Writes a blob whose root is known only at the end. `finish` or `abort` must be called."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._path = store._new_incoming()
+        self._file = self._path.open("xb")
+        self._length = 0
+        self._tail = b""
+        self._hashes: list[Hash32] = []
+        self._is_closed = False
+        # A cancelled caller aborts while its thread may still be writing.
+        self._lock = threading.Lock()
+
+    def write(self, data: bytes, *, keep: bool = True) -> None:
+        """Append; without `keep` the bytes are only hashed, for a file adopted at the end."""
+        with self._lock:
+            self._write(data, keep)
+
+    def _write(self, data: bytes, keep: bool) -> None:
+        if self._is_closed:
+            raise BlobError("the blob was finished or aborted")
+        self._store._reserve(self._path, self._length + len(data))
+        self._length += len(data)
+        view = memoryview(self._tail + data if self._tail else data)
+        whole = len(view) - len(view) % CHUNK_BYTES
+        for at in range(0, whole, CHUNK_BYTES):
+            self._hashes.append(compute_chunk_hash(view[at : at + CHUNK_BYTES]))
+        self._tail = bytes(view[whole:])
+        if keep:
+            self._file.write(data)
+
+    def finish(self, *, adopt: Path | None = None) -> BlobRef:
+        """Make the bytes a blob, durable once this returns; a blob stored before stays as it is."""
+        with self._lock:
+            return self._finish(adopt)
+
+    def _finish(self, adopt: Path | None) -> BlobRef:
+        if self._is_closed:
+            raise BlobError("the blob was finished or aborted")
+        if self._tail:
+            self._hashes.append(compute_chunk_hash(self._tail))
+        root = compute_blob_root(self._length, self._hashes)
+        ref = BlobRef(root, self._length)
+        if self._store.has(root):
+            self._close()
+            if adopt is not None:
+                adopt.unlink()
+            return ref
+        source = self._path
+        if adopt is None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        else:
+            source = adopt
+        self._store._complete_file(Manifest(ref, tuple(self._hashes)), source, self._path)
+        self._close()  # also removes the temporary file where another was adopted
+        return ref
+
+    def abort(self) -> None:
+        """Drop what was written; harmless after `finish`."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        self._is_closed = True
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+        self._store._release(self._path)
+
+
+class PartialBlob:
+    """A blob being fetched: accepts only chunks that match their hash, in any order, from any thread."""
+
+    def __init__(self, store: BlobStore, manifest: Manifest, path: Path) -> None:
+        """Use `BlobStore.open_partial`."""
+        self._store = store
+        self._manifest = manifest
+        self._path = path
+        # A cancelled fetch closes while its threads may still be writing, and descriptors are reused.
+        self._lock = threading.Lock()
+        store._write_manifest(manifest)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._missing = set(range(len(manifest.chunks)))
+        if os.fstat(self._descriptor).st_size == manifest.ref.length:
+            self._verify_held()
+        else:
+            os.ftruncate(self._descriptor, manifest.ref.length)
+
+    def _verify_held(self) -> None:
+        for index, expected in enumerate(self._manifest.chunks):
+            data = os.pread(self._descriptor, CHUNK_BYTES, index * CHUNK_BYTES)
+            # A hole reads as zeros, which are cheaper to count than to hash.
+            if data.count(0) < len(data) and compute_chunk_hash(data) == expected:
+                self._missing.discard(index)
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Chunks still to be written, ascending."""
+        return tuple(sorted(self._missing))
+
+    def write_chunk(self, index: int, data: bytes) -> None:
+        """Verify and write one chunk. Raises `CorruptBlob` with nothing written."""
+        manifest = self._manifest
+        if not 0 <= index < len(manifest.chunks) or len(data) != manifest.get_chunk_length(index):
+            raise CorruptBlob(f"chunk {index} of blob {manifest.ref.root.hex()} has {len(data)} bytes")
+        if compute_chunk_hash(data) != manifest.chunks[index]:
+            raise CorruptBlob(f"chunk {index} of blob {manifest.ref.root.hex()} has another hash")
+        view, at = memoryview(data), index * CHUNK_BYTES
+        with self._lock:
+            if self._descriptor < 0:
+                raise BlobError(f"blob {manifest.ref.root.hex()} is no longer being fetched")
+            while view:
+                written = os.pwrite(self._descriptor, view, at)
+                view, at = view[written:], at + written
+            self._missing.discard(index)
+
+    def finish(self) -> Path:
+        """Sync and rename; durable once this returns. Raises `BlobError` while chunks are missing."""
+        if self._missing:
+            raise BlobError(f"{len(self._missing)} chunks are missing")
+        with self._lock:
+            os.fsync(self._descriptor)
+        self.close()
+        present = self._store.get_path(self._manifest.ref.root)
+        return present or self._store._complete_file(self._manifest, self._path, self._path)
+
+    def close(self) -> None:
+        """Stop; what was written stays for the next `open_partial`."""
+        with self._lock:
+            if self._descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(self._descriptor)
+                self._descriptor = -1
+
+
+def _part(path: Path) -> Path:
+    return path.with_suffix(PART_SUFFIX)
+
+
+def _is_root_name(name: str) -> bool:
+    return len(name) == 64 and all(character in "0123456789abcdef" for character in name)
