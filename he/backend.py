@@ -1,0 +1,431 @@
+"""The only module that touches Pyfhel; nothing of the library gets past it unguarded.
+
+What it guards against, each seen in Pyfhel 3.5.0 and provoked in the tests: implicit alignment and
+swapped operands of its operators, keys made silently under a random secret, a crash when decrypting
+without a secret key, evaluation keys made for the wrong secret after a secret key was loaded,
+levels that are wrong after loading, scales that differ by rounding, ciphertexts without secret
+part, and headers or compressed streams of foreign origin.
+"""
+
+import struct
+import warnings
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from Pyfhel import PyCtxt, Pyfhel, PyPtxt
+
+from he.errors import (
+    BuildError,
+    ComponentsError,
+    DepthError,
+    KeyReuseError,
+    LevelError,
+    MagnitudeError,
+    MissingKeyError,
+    ParameterError,
+    ScaleError,
+)
+from he.params import CkksParams
+from he.plan import Form
+from he.tensor import CiphertextTensor, Constant, NativeCiphertext, NativePlaintext
+
+Buffer = bytes | bytearray | memoryview
+Residues = NDArray[np.uint64]
+
+_CIPHERTEXT_HEADER = 113
+_PLAINTEXT_HEADER = 88
+_SECRET_HEADER = 88
+_RELIN_HEADER = 64
+_WORD = 8
+
+
+class _Library(Protocol):
+    """The calls of Pyfhel that are used, with their types."""
+
+    qi: list[int]
+
+    def contextGen(self, *, scheme: str, n: int, scale: float, qi_sizes: list[int], sec: int) -> str: ...
+    def keyGen(self) -> None: ...
+    def relinKeyGen(self) -> None: ...
+    def encodeFrac(self, values: NDArray[np.float64], *, scale: float) -> NativePlaintext: ...
+    def encryptFrac(self, values: NDArray[np.float64], *, scale: float) -> NativeCiphertext: ...
+    def decryptFrac(self, ciphertext: NativeCiphertext) -> NDArray[np.float64]: ...
+    def add(self, a: NativeCiphertext, b: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
+    def sub(self, a: NativeCiphertext, b: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
+    def multiply(self, a: NativeCiphertext, b: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
+    def square(self, a: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
+    def add_plain(self, a: NativeCiphertext, b: NativePlaintext, new: bool, /) -> NativeCiphertext: ...
+    def multiply_plain(self, a: NativeCiphertext, b: NativePlaintext, new: bool, /) -> NativeCiphertext: ...
+    def relinearize(self, a: NativeCiphertext) -> None: ...
+    def rescale_to_next(self, a: NativeCiphertext) -> None: ...
+    def mod_switch_to_next_ctxt(self, a: NativeCiphertext) -> None: ...
+    def mod_switch_to_next_ptxt(self, a: NativePlaintext, new: bool, /) -> NativePlaintext: ...
+    def to_bytes_public_key(self, compression: str, /) -> bytes: ...
+    def to_bytes_secret_key(self, compression: str, /) -> bytes: ...
+    def to_bytes_relin_key(self, compression: str, /) -> bytes: ...
+    def from_bytes_public_key(self, data: bytes, /) -> int: ...
+    def from_bytes_secret_key(self, data: bytes, /) -> int: ...
+    def from_bytes_relin_key(self, data: bytes, /) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KeyBodies:
+    """Raw residues of one key set, made together in one object."""
+
+    secret: bytes
+    public: bytes
+    relin: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Templates:
+    """Headers that this process's library wrote for these parameters."""
+
+    ciphertext: tuple[bytes, ...]
+    """By level - 1, for two components at scale 1."""
+    plaintext: tuple[bytes, ...]
+    public_key: bytes
+    secret_key: bytes
+    relin_keys: bytes
+
+
+def _build_library(params: CkksParams) -> _Library:
+    params.check_security()
+    library = cast(_Library, Pyfhel())
+    with warnings.catch_warnings():
+        # Pyfhel warns that the scale is smaller than the primes; that is the plan's business.
+        warnings.simplefilter("ignore")
+        status = library.contextGen(
+            scheme="CKKS",
+            n=params.ring,
+            scale=2.0**params.data_scale_bits,
+            qi_sizes=list(params.prime_bits),
+            sec=0 if params.insecure else 128,
+        )
+    if not status.startswith("success"):
+        raise ParameterError(f"{params.name}: the library refused the parameters: {status}")
+    if tuple(library.qi) != params.primes:
+        raise ParameterError(f"{params.name}: the library derived other primes than the preset's")
+    return library
+
+
+def _build_templates(params: CkksParams) -> _Templates:
+    """Harvests headers from throw-away keys of a scratch object, and checks the library's build."""
+    scratch = _build_library(params)
+    scratch.keyGen()
+    scratch.relinKeyGen()
+    plain = scratch.encodeFrac(np.ones(1), scale=1.0)
+    probe = scratch.encryptFrac(np.ones(1), scale=1.0)
+    try:
+        zero = scratch.sub(probe, probe, True)
+    except (RuntimeError, ValueError) as error:
+        raise BuildError("the library was built to throw on transparent ciphertexts; see the README") from error
+    del zero
+    ciphertext: list[bytes] = []
+    plaintext: list[bytes] = []
+    for level in range(params.levels, 0, -1):
+        data = probe.to_bytes("none")
+        _check_length(data, _CIPHERTEXT_HEADER + 2 * level * params.ring * _WORD)
+        ciphertext.append(data[:_CIPHERTEXT_HEADER])
+        text = cast(PyPtxt, plain).to_bytes("none")
+        _check_length(text, _PLAINTEXT_HEADER + level * params.ring * _WORD)
+        plaintext.append(bytes(text[:_PLAINTEXT_HEADER]))
+        if level > 1:
+            scratch.mod_switch_to_next_ctxt(probe)
+            plain = scratch.mod_switch_to_next_ptxt(plain, True)
+    key = 2 * len(params.primes) * params.ring * _WORD
+    public = scratch.to_bytes_public_key("none")
+    _check_length(public, _CIPHERTEXT_HEADER + key)
+    secret = scratch.to_bytes_secret_key("none")
+    _check_length(secret, _SECRET_HEADER + key // 2)
+    relin = scratch.to_bytes_relin_key("none")
+    part = _CIPHERTEXT_HEADER + key
+    _check_length(relin, _RELIN_HEADER + params.levels * part)
+    for index in range(params.levels):
+        start = _RELIN_HEADER + index * part
+        if relin[start : start + _CIPHERTEXT_HEADER] != public[:_CIPHERTEXT_HEADER]:
+            raise BuildError("unexpected layout of relinearisation keys")
+    return _Templates(
+        ciphertext=tuple(reversed(ciphertext)),
+        plaintext=tuple(reversed(plaintext)),
+        public_key=public[:_CIPHERTEXT_HEADER],
+        secret_key=secret[:_SECRET_HEADER],
+        relin_keys=relin[:_RELIN_HEADER],
+    )
+
+
+def _check_length(data: bytes, expected: int) -> None:
+    if len(data) != expected:
+        raise BuildError(f"the library serialised {len(data)} bytes where {expected} were expected")
+
+
+class Engine:
+    """Arithmetic on ciphertexts of one preset, with whatever keys it was given.
+
+    Every operation checks level, exact scale and components and never aligns anything by itself.
+    Methods ending in `_inplace` change their first operand; the others leave operands alone.
+    """
+
+    def __init__(self, params: CkksParams) -> None:
+        self.params = params
+        self._templates = _build_templates(params)
+        self._library = _build_library(params)
+        self._has_public = False
+        self._has_secret = False
+        self._has_relin = False
+        self._headers: dict[tuple[int, int, Fraction], bytes] = {}
+
+    def __repr__(self) -> str:
+        keys = (("public", self._has_public), ("secret", self._has_secret), ("relin", self._has_relin))
+        return f"Engine({self.params.name}, keys={[name for name, held in keys if held]})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("an engine may hold a secret key and is never pickled")
+
+    # --- keys ---------------------------------------------------------------------------------
+
+    @property
+    def has_secret(self) -> bool:
+        return self._has_secret
+
+    @property
+    def has_relin(self) -> bool:
+        return self._has_relin
+
+    def generate_keys(self) -> KeyBodies:
+        """Makes a whole new key set, all in the object that makes the secret.
+
+        Raises: KeyReuseError if this engine holds any key: keys added to a loaded secret would
+        silently belong to another one.
+        """
+        if self._has_public or self._has_secret or self._has_relin:
+            raise KeyReuseError("keys are made once, in a fresh engine")
+        self._library.keyGen()
+        self._library.relinKeyGen()
+        self._has_public = self._has_secret = self._has_relin = True
+        relin = memoryview(self._library.to_bytes_relin_key("none"))
+        part = self._key_bytes + _CIPHERTEXT_HEADER
+        bodies = [
+            relin[_RELIN_HEADER + index * part + _CIPHERTEXT_HEADER : _RELIN_HEADER + (index + 1) * part]
+            for index in range(self.params.levels)
+        ]
+        return KeyBodies(
+            secret=self._library.to_bytes_secret_key("none")[_SECRET_HEADER:],
+            public=self._library.to_bytes_public_key("none")[_CIPHERTEXT_HEADER:],
+            relin=b"".join(bodies),
+        )
+
+    def load_public_key(self, body: Buffer) -> None:
+        """Takes a gated body."""
+        self._check_no_key(self._has_public)
+        self._library.from_bytes_public_key(self._templates.public_key + bytes(body))
+        self._has_public = True
+
+    def load_secret_key(self, body: Buffer) -> None:
+        """Takes a gated body; the public key must be loaded first, else the library can't decrypt."""
+        self._check_no_key(self._has_secret)
+        if not self._has_public:
+            raise MissingKeyError("load the public key before the secret key")
+        self._library.from_bytes_secret_key(self._templates.secret_key + bytes(body))
+        self._has_secret = True
+
+    def load_relin_keys(self, body: Buffer) -> None:
+        """Takes a gated body."""
+        self._check_no_key(self._has_relin)
+        view = memoryview(body)
+        parts = [self._templates.relin_keys]
+        for index in range(self.params.levels):
+            parts.append(self._templates.public_key)
+            parts.append(view[index * self._key_bytes : (index + 1) * self._key_bytes])
+        self._library.from_bytes_relin_key(b"".join(parts))
+        self._has_relin = True
+
+    def _check_no_key(self, held: bool) -> None:
+        if held:
+            raise KeyReuseError("a key of this kind is already loaded")
+
+    @property
+    def _key_bytes(self) -> int:
+        return 2 * len(self.params.primes) * self.params.ring * _WORD
+
+    # --- in and out ---------------------------------------------------------------------------
+
+    def encrypt(self, values: NDArray[np.float64], form: Form) -> CiphertextTensor:
+        """A fresh ciphertext of one value a slot, zeros behind; not reproducible.
+
+        Raises: MissingKeyError; MagnitudeError if a value is not finite or would wrap.
+        """
+        if not self._has_public:
+            raise MissingKeyError("encryption needs a public key")
+        vector = np.ascontiguousarray(values, dtype=np.float64)
+        if vector.ndim != 1 or not 1 <= vector.size <= self.params.slots:
+            raise ParameterError(f"expected 1 to {self.params.slots} values, got shape {vector.shape}")
+        self._check_level(form.level)
+        largest = float(np.max(np.abs(vector)))
+        if not largest * float(form.scale) * 4 < self.params.compute_modulus(form.level):
+            raise MagnitudeError(f"a value of {largest:.4g} wraps at level {form.level}")
+        native = self._library.encryptFrac(vector, scale=float(form.scale))
+        for _ in range(self.params.levels - form.level):
+            self._library.mod_switch_to_next_ctxt(native)
+        native.set_scale(float(form.scale))
+        return CiphertextTensor(native, form.level, form.scale, 2)
+
+    def decrypt(self, tensor: CiphertextTensor) -> NDArray[np.float64]:
+        """One value a slot.
+
+        Raises: MissingKeyError without a secret key, where the library would crash.
+        """
+        if not self._has_secret:
+            raise MissingKeyError("decryption needs the secret key")
+        return np.array(self._library.decryptFrac(tensor.native), dtype=np.float64)
+
+    def load(self, body: Buffer | Residues, form: Form, *, components: int = 2) -> CiphertextTensor:
+        """A ciphertext from a gated body; its header is made here."""
+        self._check_level(form.level)
+        data = body.tobytes() if isinstance(body, np.ndarray) else body
+        expected = components * form.level * self.params.ring * _WORD
+        if len(data) != expected:
+            raise LevelError(f"a body of {len(data)} bytes is no ciphertext of level {form.level}")
+        content = b"".join((self._get_header(form.level, components, form.scale), data))
+        native = cast(NativeCiphertext, PyCtxt(pyfhel=self._library, bytestring=content))
+        return CiphertextTensor(native, form.level, form.scale, components)
+
+    def save(self, tensor: CiphertextTensor) -> memoryview:
+        """The body of `tensor`.
+
+        Raises: BuildError if the library's idea of the ciphertext is not the tracked one.
+        """
+        data = tensor.native.to_bytes("none")
+        _check_length(data, _CIPHERTEXT_HEADER + tensor.components * tensor.level * self.params.ring * _WORD)
+        if data[:_CIPHERTEXT_HEADER] != self._get_header(tensor.level, tensor.components, tensor.scale):
+            raise BuildError(f"the library disagrees about {tensor!r}")
+        return memoryview(data)[_CIPHERTEXT_HEADER:]
+
+    def build_constant(self, value: int, form: Form) -> Constant:
+        """The integer `value` in every slot, exactly, as residues; `form.scale` says what it means."""
+        self._check_level(form.level)
+        primes = self.params.primes[: form.level]
+        if 4 * abs(value) >= self.params.compute_modulus(form.level):
+            raise MagnitudeError(f"the constant {value} wraps at level {form.level}")
+        residues = np.array([value % prime for prime in primes], dtype="<u8")
+        header = bytearray(self._templates.plaintext[form.level - 1])
+        # Offset 56: behind the outer header (16), the parameters' id (32) and the coefficient count (8).
+        struct.pack_into("<d", header, 56, float(form.scale))
+        content = bytes(header) + np.repeat(residues, self.params.ring).tobytes()
+        native = cast(NativePlaintext, PyPtxt(pyfhel=self._library, bytestring=content))
+        return Constant(native, form.level, form.scale)
+
+    def _get_header(self, level: int, components: int, scale: Fraction) -> bytes:
+        key = (level, components, scale)
+        header = self._headers.get(key)
+        if header is None:
+            header = self._build_header(level, components, float(scale))
+            self._headers[key] = header
+        return header
+
+    def _build_header(self, level: int, components: int, scale: float) -> bytes:
+        """The library's header: sizes, id of the parameters, components, scale, count of words."""
+        words = components * level * self.params.ring
+        header = bytearray(self._templates.ciphertext[level - 1])
+        struct.pack_into("<Q", header, 8, _CIPHERTEXT_HEADER + words * _WORD)
+        struct.pack_into("<Q", header, 49, components)
+        struct.pack_into("<d", header, 73, scale)
+        struct.pack_into("<Q", header, 97, 24 + words * _WORD)
+        struct.pack_into("<Q", header, 105, words)
+        return bytes(header)
+
+    # --- arithmetic ---------------------------------------------------------------------------
+
+    def copy(self, tensor: CiphertextTensor) -> CiphertextTensor:
+        return CiphertextTensor(tensor.native.copy(), tensor.level, tensor.scale, tensor.components)
+
+    def add_inplace(self, total: CiphertextTensor, other: CiphertextTensor) -> None:
+        self._check_alike(total, other)
+        self._library.add(total.native, other.native, False)
+        total.components = max(total.components, other.components)
+
+    def subtract_inplace(self, total: CiphertextTensor, other: CiphertextTensor) -> None:
+        """total - other, in this order; the result may be transparent and is not sent anywhere then."""
+        self._check_alike(total, other)
+        self._library.sub(total.native, other.native, False)
+        total.components = max(total.components, other.components)
+
+    def add_constant_inplace(self, total: CiphertextTensor, constant: Constant) -> None:
+        self._check_alike(total, constant)
+        self._library.add_plain(total.native, constant.native, False)
+
+    def multiply_constant(self, tensor: CiphertextTensor, constant: Constant) -> CiphertextTensor:
+        """Zero constants are multiplied like any other."""
+        self._check_level_alike(tensor, constant)
+        native = self._library.multiply_plain(tensor.native, constant.native, True)
+        return self._track(native, tensor.level, tensor.scale * constant.scale, tensor.components)
+
+    def multiply(self, a: CiphertextTensor, b: CiphertextTensor) -> CiphertextTensor:
+        """The product in three components."""
+        self._check_level_alike(a, b)
+        if a.components != 2 or b.components != 2:
+            raise ComponentsError("relinearise factors first")
+        return self._track(self._library.multiply(a.native, b.native, True), a.level, a.scale * b.scale, 3)
+
+    def square(self, tensor: CiphertextTensor) -> CiphertextTensor:
+        """The square in three components."""
+        if tensor.components != 2:
+            raise ComponentsError("relinearise before squaring")
+        return self._track(self._library.square(tensor.native, True), tensor.level, tensor.scale**2, 3)
+
+    def relinearize_inplace(self, tensor: CiphertextTensor) -> None:
+        """Raises: MissingKeyError without keys, where the library would make some of its own."""
+        if not self._has_relin:
+            raise MissingKeyError("relinearisation needs relinearisation keys")
+        if tensor.components != 3:
+            raise ComponentsError(f"relinearisation takes three components, not {tensor.components}")
+        self._library.relinearize(tensor.native)
+        tensor.components = 2
+
+    def rescale_inplace(self, tensor: CiphertextTensor) -> None:
+        """Divides message and modulus by the level's last prime.
+
+        Raises: DepthError at the last level.
+        """
+        if tensor.level <= 1:
+            raise DepthError("no level is left to rescale")
+        self._library.rescale_to_next(tensor.native)
+        tensor.level -= 1
+        tensor.scale = tensor.scale / self.params.primes[tensor.level]
+        tensor.native.set_scale(float(tensor.scale))
+
+    def drop_inplace(self, tensor: CiphertextTensor, level: int) -> None:
+        """Takes the same message modulo fewer primes, without noise.
+
+        Raises: DepthError if the tensor is already below `level`.
+        """
+        self._check_level(level)
+        if tensor.level < level:
+            raise DepthError(f"a ciphertext of level {tensor.level} can't go up to {level}")
+        while tensor.level > level:
+            self._library.mod_switch_to_next_ctxt(tensor.native)
+            tensor.level -= 1
+
+    def _track(
+        self, native: NativeCiphertext, level: int, scale: Fraction, components: int
+    ) -> CiphertextTensor:
+        if scale >= self.params.compute_modulus(level):
+            raise MagnitudeError(f"the scale 2^{scale.__floor__().bit_length()} exceeds level {level}")
+        native.set_scale(float(scale))
+        return CiphertextTensor(native, level, scale, components)
+
+    def _check_level(self, level: int) -> None:
+        if not 1 <= level <= self.params.levels:
+            raise LevelError(f"levels are 1 to {self.params.levels}, not {level}")
+
+    def _check_level_alike(self, a: CiphertextTensor, b: CiphertextTensor | Constant) -> None:
+        if a.level != b.level:
+            raise LevelError(f"operands of levels {a.level} and {b.level}")
+
+    def _check_alike(self, a: CiphertextTensor, b: CiphertextTensor | Constant) -> None:
+        self._check_level_alike(a, b)
+        if a.scale != b.scale:
+            raise ScaleError(f"operands of scales {float(a.scale):.17g} and {float(b.scale):.17g}")

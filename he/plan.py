@@ -1,0 +1,215 @@
+"""Levels, exact scales and magnitude bounds of the canonical circuit, known before it runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from he.errors import DepthError, MagnitudeError
+from he.params import CkksParams
+from he.spec import PolynomialSpec
+
+REQUIRED_LEVELS = 4
+"""Three rescalings (after the square, after delta, at the end) and a level to decrypt at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Where a value lives: its level and the exact factor between message and coefficients."""
+
+    level: int
+    scale: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The form of every value of the canonical circuit."""
+
+    params: CkksParams
+    spec: PolynomialSpec
+    weight_scale: Fraction
+    input: Form
+    hidden: Form
+    """z = w * X + b; the bias is added at this scale."""
+    square: Form
+    """h = z^2 after its rescaling, in three components."""
+    output: Form
+    """F', R and G = M F' - R."""
+    output_gradient: Form
+    """v * G, the gradient at the squares."""
+    delta: Form
+    """(v * G) z after its rescaling."""
+    gradient_w: Form
+    gradient_b: Form
+    gradient_v: Form
+    gradient_d: Form
+    loss_sum: Form
+    """The loss before its rescaling; the encrypted constant of a validation batch."""
+    loss: Form
+
+    def get_gradient_forms(self) -> tuple[Form, ...]:
+        """The form of each gradient entry, in the order of the bundle."""
+        spec = self.spec
+        w = spec.channels * spec.inputs * spec.kernel**2
+        v = spec.channels * spec.kernel**2
+        return (
+            (self.gradient_w,) * w
+            + (self.gradient_b,) * spec.channels
+            + (self.gradient_v,) * v
+            + (self.gradient_d,)
+        )
+
+    def compute_output_bias(self, tied_bias: int) -> int:
+        """The integer that is added for d: floor(d * output scale), toward minus infinity.
+
+        `tied_bias` is d in units of the cube of a weight's unit. This rounding is part of the
+        canonical circuit.
+        """
+        exact = Fraction(tied_bias) / self.weight_scale**3 * self.output.scale
+        return exact.numerator // exact.denominator
+
+
+def build_plan(params: CkksParams, spec: PolynomialSpec) -> Plan:
+    """The plan of `spec` under `params`.
+
+    Raises: DepthError if the preset has too few levels or too small primes; ParameterError if the
+    preset is not secure.
+    """
+    params.check_security()
+    if params.levels < REQUIRED_LEVELS:
+        raise DepthError(
+            f"{params.name} has {params.levels} levels; forward and backward pass need {REQUIRED_LEVELS}"
+        )
+
+    def rescale(level: int, scale: Fraction) -> Form:
+        return Form(level - 1, scale / params.primes[level - 1])
+
+    top = params.levels
+    weight = Fraction(2**params.weight_scale_bits)
+    data = Form(top, Fraction(2**params.data_scale_bits))
+    hidden = Form(top, data.scale * weight)
+    square = rescale(top, hidden.scale**2)
+    output = Form(square.level, square.scale * weight)
+    output_gradient = Form(output.level, output.scale * weight)
+    delta = rescale(output.level, output_gradient.scale * hidden.scale)
+    gradient_v = rescale(delta.level, output.scale * square.scale)
+    gradient_w = rescale(delta.level, delta.scale * data.scale)
+    loss_sum = Form(output.level, output.scale**2)
+    plan = Plan(
+        params=params,
+        spec=spec,
+        weight_scale=weight,
+        input=data,
+        hidden=hidden,
+        square=square,
+        output=output,
+        output_gradient=output_gradient,
+        delta=delta,
+        gradient_w=gradient_w,
+        gradient_b=delta,
+        gradient_v=gradient_v,
+        gradient_d=Form(delta.level, output.scale),
+        loss_sum=loss_sum,
+        loss=rescale(loss_sum.level, loss_sum.scale),
+    )
+    for name, form in (("gradient of w", gradient_w), ("gradient of v", gradient_v), ("loss", plan.loss)):
+        if form.scale < 2**20 or form.scale * 2**8 > params.compute_modulus(form.level):
+            raise DepthError(
+                f"{params.name}: the {name} would end at scale 2^{_bits(form.scale)} modulo"
+                f" 2^{_bits(params.compute_modulus(form.level))}, which keeps too little of it"
+            )
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class InputBounds:
+    """Largest magnitudes that encryption lets in."""
+
+    data: int
+    target: int
+    constant: int
+
+
+def get_input_bounds(spec: PolynomialSpec) -> InputBounds:
+    """Bounds of inputs in [-1, 1], R = T + mu D'g - M S and K = |S-T|^2 + mu |DS-g|^2.
+
+    They hold for images, targets and target gradients in [-1, 1].
+    """
+    pairs = 2 * spec.output * (spec.output - 1)
+    return InputBounds(
+        data=1,
+        target=2 + 12 * spec.gradient_weight,
+        constant=4 * spec.output**2 + 9 * spec.gradient_weight * pairs,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The largest magnitude a value can have, and the form in which it must not wrap."""
+
+    name: str
+    form: Form
+    magnitude: Fraction
+
+
+def compute_bounds(plan: Plan, weights: Sequence[int]) -> tuple[Bound, ...]:
+    """Worst-case magnitudes of every value for these weights and any admitted inputs; exact."""
+    spec, unit = plan.spec, plan.weight_scale
+    tensors = spec.split(weights)
+    inputs = get_input_bounds(spec)
+    mu = spec.gradient_weight
+
+    z, v = [], []
+    for c in range(spec.channels):
+        total = sum(abs(int(value)) for value in tensors.w[c].flat) * inputs.data
+        z.append(Fraction(total + abs(int(tensors.b[c]))) / unit)
+        v.append(Fraction(sum(abs(int(value)) for value in tensors.v[c].flat)) / unit)
+    output = sum((a * b**2 for a, b in zip(v, z, strict=True)), Fraction(abs(tensors.compute_tied_bias())) / unit**3)
+    stencil = 1 + 2 * mu * min(4, 2 * (spec.output - 1))
+    residual = stencil * output + inputs.target
+    z_max, v_max = max(z), max(v)
+    delta = max(a * b for a, b in zip(v, z, strict=True)) * residual
+    positions, outputs = spec.hidden**2, spec.output**2
+    product = Form(plan.input.level, plan.hidden.scale**2)
+    delta_product = Form(plan.output.level, plan.output_gradient.scale * plan.hidden.scale)
+    return (
+        Bound("hidden", plan.hidden, z_max),
+        Bound("square before rescaling", product, z_max**2),
+        Bound("square", plan.square, z_max**2),
+        Bound("output", plan.output, output),
+        Bound("residual", plan.output, residual),
+        Bound("residual at the gradient's level", plan.gradient_d, residual * outputs),
+        Bound("gradient at the squares", plan.output_gradient, v_max * residual),
+        Bound("delta before rescaling", delta_product, delta),
+        Bound("gradient of b", plan.gradient_b, delta * positions),
+        Bound("gradient of w", plan.gradient_w, delta * positions * inputs.data),
+        Bound("gradient of v", plan.gradient_v, residual * z_max**2 * outputs),
+        Bound("loss before rescaling", plan.loss_sum, output * (residual + inputs.target) * outputs + inputs.constant),
+        Bound("loss", plan.loss, output * (residual + inputs.target) * outputs + inputs.constant),
+    )
+
+
+FORWARD_BOUNDS = frozenset({"hidden", "square before rescaling", "square", "output", "residual"})
+LOSS_BOUNDS = FORWARD_BOUNDS | {"loss before rescaling", "loss"}
+
+
+def check_magnitudes(plan: Plan, weights: Sequence[int], *, loss: bool) -> None:
+    """Returns only if no message of the loss (or else gradient) circuit can wrap at these weights.
+
+    A message wraps in coefficients, and no coefficient exceeds the largest slot, so slot bounds
+    suffice; half of the modulus is kept for noise. Depends on public numbers alone, so everyone
+    comes to the same answer.
+
+    Raises: MagnitudeError naming the value and how many bits are missing.
+    """
+    for bound in compute_bounds(plan, weights):
+        if (bound.name in LOSS_BOUNDS) if loss else not bound.name.startswith("loss"):
+            room = Fraction(plan.params.compute_modulus(bound.form.level), 4) / bound.form.scale
+            if bound.magnitude > room:
+                raise MagnitudeError(
+                    f"{bound.name} could reach {float(bound.magnitude):.4g}, but wraps at {float(room):.4g}"
+                    f" (level {bound.form.level})"
+                )
+
+
+def _bits(value: Fraction | int) -> int:
+    return max(int(value), 1).bit_length() - 1
