@@ -1,0 +1,305 @@
+"""The single writer: rules first, then the ledger, then the head.
+
+Every block enters through `Chain.submit`. A block that passes the rules is stored with its new
+state nodes in one atomic write before anything else learns of it; a block that cannot be judged yet
+(parent unknown, ahead of the clock, loss ciphertext not recomputed) is kept aside, bounded, and
+tried again when what it lacks arrives.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from consensus.block import Block, Body, Header
+from consensus.codec import CodecError, decode
+from consensus.errors import Held, InvalidBlock, NeedsWork, Reason
+from consensus.fork_choice import Store
+from consensus.genesis import build_genesis_header, build_genesis_state
+from consensus.identifiers import compute_block_hash, compute_chain_id
+from consensus.params import Genesis
+from consensus.state import State
+from consensus.tree import Tree
+from consensus.types import Hash32, Height, Millis, Signature
+from consensus.validation import validate_block
+from consensus.work import LossCheck, WorkVerifier
+from node.clock import Clock
+from node.ledger.chainstore import HeadMove, Ledger
+from node.ledger.store import KeyValueStore
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 256
+STATE_CACHE = 64
+
+
+class ImportStatus(StrEnum):
+    ACCEPTED = "accepted"
+    KNOWN = "known"
+    ORPHAN = "orphan"
+    HELD = "held"
+    WAITING = "waiting"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of a submitted block."""
+
+    status: ImportStatus
+    hash: Hash32 | None = None
+    reason: Reason | None = None
+    detail: str = ""
+    peer_at_fault: bool = False
+    check: LossCheck | None = None
+    """The recomputation a WAITING block needs."""
+    missing: Hash32 | None = None
+    """The parent an ORPHAN needs."""
+    until: Millis | None = None
+    """When a HELD block may be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChange:
+    """The head moved: blocks undone (newest first) and blocks added (oldest first)."""
+
+    old: Hash32
+    new: Hash32
+    disconnected: tuple[Block, ...]
+    connected: tuple[Block, ...]
+
+
+class Chain:
+    """All blocks this node accepts, and the head among them.
+
+    Raises:
+        LedgerError: the ledger belongs to another chain or is damaged.
+    """
+
+    def __init__(self, genesis: Genesis, store: KeyValueStore, clock: Clock, verifier: WorkVerifier) -> None:
+        self.genesis = genesis
+        self.params = genesis.params
+        self.chain_id = compute_chain_id(genesis)
+        self._clock = clock
+        self._verifier = verifier
+        self._listeners: list[Callable[[HeadChange], None]] = []
+        self._waiting: OrderedDict[Hash32, tuple[Block, bytes]] = OrderedDict()
+        self._states: OrderedDict[Hash32, State] = OrderedDict()
+        state = build_genesis_state(genesis)
+        block = Block(build_genesis_header(genesis, state), Signature(bytes(64)), Body((), None, ()))
+        self.genesis_hash = compute_block_hash(block.header)
+        self._ledger = Ledger(store)
+        if self._ledger.get_head() is None:
+            self._ledger.initialise(encode(block), self.genesis_hash, state.tree.new_nodes())
+        self._ledger.check_genesis(self.genesis_hash)
+        self._store = Store(self.genesis_hash, genesis.time)
+        for block_hash, header in self._ledger.iterate_headers():
+            if block_hash != self.genesis_hash:
+                self._store.on_block(block_hash, header.parent, header.height, header.time)
+        self._head_hash = self._ledger.get_head() or self.genesis_hash
+        self._head = self._require_header(self._head_hash)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> Header:
+        return self._head
+
+    @property
+    def head_hash(self) -> Hash32:
+        return self._head_hash
+
+    @property
+    def head_state(self) -> State:
+        return self.get_state(self.head_hash)
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
+    def has_block(self, block_hash: Hash32) -> bool:
+        return self._ledger.has_block(block_hash)
+
+    def get_block(self, block_hash: Hash32) -> Block | None:
+        data = self._ledger.get_block(block_hash)
+        return None if data is None else decode(Block, data)
+
+    def get_header(self, block_hash: Hash32) -> Header | None:
+        return self._ledger.get_header(block_hash)
+
+    def get_hash_by_height(self, height: int) -> Hash32 | None:
+        """The head chain's block at this height."""
+        return self._ledger.get_hash_by_height(height)
+
+    def get_state(self, block_hash: Hash32) -> State:
+        """The state after a stored block.
+
+        Raises:
+            KeyError: the block is not stored.
+        """
+        state = self._states.get(block_hash)
+        if state is None:
+            header = self._require_header(block_hash)
+            state = State(Tree(header.state_root, self._ledger))
+        self._remember(block_hash, state)
+        return state
+
+    def _remember(self, block_hash: Hash32, state: State) -> None:
+        self._states[block_hash] = state
+        self._states.move_to_end(block_hash)
+        while len(self._states) > STATE_CACHE:
+            self._states.popitem(last=False)
+
+    def _require_header(self, block_hash: Hash32) -> Header:
+        header = self.get_header(block_hash)
+        if header is None:
+            raise KeyError(f"block {block_hash.hex()} is not in the ledger")
+        return header
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def on_head_change(self, listener: Callable[[HeadChange], None]) -> None:
+        """Call `listener` after every change of head, in order of registration."""
+        self._listeners.append(listener)
+
+    def submit(self, data: bytes) -> Imported:
+        """Judge a block's bytes; store it and move the head if it is valid."""
+        if len(data) > self.params.max_body_bytes + 4096:
+            return Imported(
+                ImportStatus.INVALID, None, Reason.B1_OVERSIZE, f"{len(data)} bytes", peer_at_fault=True
+            )
+        try:
+            block = decode(Block, data)
+        except CodecError as error:
+            return Imported(
+                ImportStatus.INVALID, None, Reason.B1_NON_CANONICAL, str(error), peer_at_fault=True
+            )
+        outcome = self._judge(block, data)
+        if outcome.status is ImportStatus.ACCEPTED:
+            self._retry_children(outcome.hash)
+        return outcome
+
+    def retry(self, check: LossCheck) -> list[Imported]:
+        """Try again the blocks that waited for this recomputation."""
+        return self._retry_where(lambda block: block.body.work is not None and _asks(block, check))
+
+    def on_tick(self) -> list[Imported]:
+        """Try again the blocks that were ahead of the clock."""
+        now = self._clock.now_ms()
+        return self._retry_where(
+            lambda block: block.header.time <= now and self.has_block(block.header.parent)
+        )
+
+    def get_waiting_checks(self) -> list[LossCheck]:
+        """The recomputations that blocks kept aside are waiting for."""
+        return [
+            LossCheck(work.task, work.step, work.weights)
+            for block, _ in self._waiting.values()
+            if (work := block.body.work) is not None
+        ]
+
+    def _judge(self, block: Block, data: bytes) -> Imported:
+        header = block.header
+        block_hash = compute_block_hash(header)
+        if self.has_block(block_hash):
+            return Imported(ImportStatus.KNOWN, block_hash)
+        parent = self.get_header(header.parent)
+        if parent is None:
+            self._keep(block_hash, block, data)
+            return Imported(ImportStatus.ORPHAN, block_hash, missing=header.parent)
+        try:
+            state = validate_block(
+                parent,
+                self.get_state(header.parent),
+                block,
+                self.params,
+                self.chain_id,
+                self._verifier,
+                now=self._clock.now_ms(),
+            )
+        except InvalidBlock as error:
+            logger.warning("block %s refused: %s", block_hash.hex()[:12], error)
+            return Imported(
+                ImportStatus.INVALID, block_hash, error.reason, error.detail, error.peer_at_fault
+            )
+        except NeedsWork as needs:
+            self._keep(block_hash, block, data)
+            return Imported(ImportStatus.WAITING, block_hash, check=needs.check)
+        except Held as held:
+            self._keep(block_hash, block, data)
+            return Imported(ImportStatus.HELD, block_hash, until=held.until)
+        self._store.on_block(block_hash, header.parent, header.height, header.time)
+        change = self._get_change(block_hash, block)
+        move = None
+        if change is not None:
+            move = HeadMove(
+                tuple(compute_block_hash(b.header) for b in change.disconnected),
+                tuple(compute_block_hash(b.header) for b in change.connected),
+            )
+        self._ledger.put_block(block_hash, data, state.tree.new_nodes(), block=block, head=move)
+        state.tree.mark_stored()
+        self._remember(block_hash, state)
+        if change is not None:
+            self._set_head(change)
+        return Imported(ImportStatus.ACCEPTED, block_hash)
+
+    def _keep(self, block_hash: Hash32, block: Block, data: bytes) -> None:
+        self._waiting[block_hash] = (block, data)
+        while len(self._waiting) > MAX_WAITING:
+            self._waiting.popitem(last=False)
+
+    def _retry_where(self, wanted: Callable[[Block], bool]) -> list[Imported]:
+        ready = [(h, b, d) for h, (b, d) in self._waiting.items() if wanted(b)]
+        outcomes: list[Imported] = []
+        for block_hash, block, data in ready:
+            self._waiting.pop(block_hash, None)
+            outcome = self._judge(block, data)
+            outcomes.append(outcome)
+            if outcome.status is ImportStatus.ACCEPTED:
+                outcomes += self._retry_children(outcome.hash)
+        return outcomes
+
+    def _retry_children(self, parent: Hash32 | None) -> list[Imported]:
+        return self._retry_where(lambda block: block.header.parent == parent)
+
+    def _get_change(self, added_hash: Hash32, added: Block) -> HeadChange | None:
+        """How the head moves now that the fork choice knows one more block, which is not stored yet."""
+        new, old = self._store.get_head(), self._head_hash
+        if new == old:
+            return None
+        disconnected, connected = self._store.get_path(old, new)
+        return HeadChange(
+            old,
+            new,
+            tuple(self._require_block(h) for h in disconnected),
+            tuple(added if h == added_hash else self._require_block(h) for h in connected),
+        )
+
+    def _set_head(self, change: HeadChange) -> None:
+        self._head_hash = change.new
+        self._head = self._require_header(change.new)
+        if change.disconnected:
+            logger.info(
+                "reorganised: %d blocks undone, %d added, head %s at height %d",
+                len(change.disconnected),
+                len(change.connected),
+                change.new.hex()[:12],
+                self._head.height,
+            )
+        for listener in self._listeners:
+            listener(change)
+
+    def _require_block(self, block_hash: Hash32) -> Block:
+        block = self.get_block(block_hash)
+        if block is None:
+            raise KeyError(f"block {block_hash.hex()} is not in the ledger")
+        return block
+
+    def get_height(self) -> Height:
+        return self._head.height
+
+
+def _asks(block: Block, check: LossCheck) -> bool:
+    work = block.body.work
+    return work is not None and LossCheck(work.task, work.step, work.weights) == check

@@ -1,0 +1,344 @@
+"""What every service of a node shares: the chain, the mempool, claims, blobs, and one way in for each
+kind of object. Services never talk to each other; they change the core and wait for its pulse.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from consensus.claims import Presence, verify_claim, verify_presence
+from consensus.codec import CodecError, decode, encode
+from consensus.crypto import SigningKey
+from consensus.errors import InvalidTransaction
+from consensus.state import TaskStatus
+from consensus.task import Batch, Claim, OpenGradient, OpenLoss, Payload
+from consensus.transaction import (
+    SignedTransaction,
+    compute_transaction_id,
+    sign_transaction,
+    uses_nonce,
+    verify_transaction,
+)
+from consensus.transition import apply_transaction
+from consensus.types import Address, Hash32
+from node.blobs import BlobStore
+from node.chain import Chain, Imported, ImportStatus
+from node.clock import Clock
+from node.events import EventBus
+from node.fetch import BlobFetcher
+from node.gossip.messages import Kind
+from node.gossip.transport import Announcer, Outcome
+from node.history import WeightHistory
+from node.mempool import Mempool
+from node.presence import PresenceTable, compute_presence_id
+from node.tasks import TaskDefinition, TaskTip, compute_tip, get_next_context, load_definition
+from node.work import WorkService
+
+logger = logging.getLogger(__name__)
+
+MAX_CLAIMS = 4_096
+
+
+def compute_claim_id(claim: Claim) -> Hash32:
+    return hash_domain("claim-id", encode(claim))
+
+
+class Pulse:
+    """Wakes every waiting service whenever something changed; no wake-up is lost."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._event = asyncio.Event()
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    def beat(self) -> None:
+        self._version += 1
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, seen: int, timeout_s: float) -> int:
+        """Return once the version differs from `seen`, or after `timeout_s`; the version then."""
+        if self._version == seen:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._event.wait(), timeout_s)
+        return self._version
+
+
+@dataclass(slots=True)
+class ClaimPool:
+    """Claims heard of, by (task, step, batch); bounded, oldest out first."""
+
+    _claims: dict[Hash32, Claim] = field(default_factory=dict)
+
+    def add(self, claim_id: Hash32, claim: Claim) -> bool:
+        if claim_id in self._claims:
+            return False
+        self._claims[claim_id] = claim
+        while len(self._claims) > MAX_CLAIMS:
+            del self._claims[next(iter(self._claims))]
+        return True
+
+    def get(self, claim_id: Hash32) -> Claim | None:
+        return self._claims.get(claim_id)
+
+    def get_for(self, task: Hash32, step: int, batch: int) -> list[Claim]:
+        return [c for c in self._claims.values() if (c.task, c.step, c.batch) == (task, step, batch)]
+
+    def drop_before(self, task: Hash32, step: int) -> None:
+        """Forget the claims of steps that are opened."""
+        for claim_id in [i for i, c in self._claims.items() if c.task == task and c.step < step]:
+            del self._claims[claim_id]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What became of a submitted transaction."""
+
+    id: Hash32
+    accepted: bool
+    known: bool = False
+    reason: str = ""
+    detail: str = ""
+
+
+class Core:
+    """The shared heart of a node. Not thread-safe: everything runs on one event loop."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        mempool: Mempool,
+        blobs: BlobStore,
+        work: WorkService,
+        history: WeightHistory,
+        events: EventBus,
+        clock: Clock,
+        key: SigningKey,
+    ) -> None:
+        self.chain = chain
+        self.mempool = mempool
+        self.blobs = blobs
+        self.work = work
+        self.history = history
+        self.events = events
+        self.clock = clock
+        self.key = key
+        self.claims = ClaimPool()
+        self.presence = PresenceTable()
+        self.pulse = Pulse()
+        self._announcer: Announcer | None = None
+        self._fetcher: BlobFetcher | None = None
+        self._definitions: dict[Hash32, TaskDefinition] = {}
+        self._checks: dict[Hash32, asyncio.Lock] = {}
+
+    def attach_network(self, announcer: Announcer, fetcher: BlobFetcher) -> None:
+        """Give the core its way out; before this it is silent."""
+        self._announcer = announcer
+        self._fetcher = fetcher
+
+    @property
+    def fetcher(self) -> BlobFetcher:
+        if self._fetcher is None:
+            raise RuntimeError("the network is not attached yet")
+        return self._fetcher
+
+    @property
+    def address(self) -> Address:
+        return self.key.address
+
+    # --- tasks --------------------------------------------------------------------------------
+
+    def get_definition(self, task: Hash32) -> TaskDefinition | None:
+        """A published task's definition on the head chain; it never changes, so it is kept."""
+        known = self._definitions.get(task)
+        if known is None:
+            known = load_definition(self.chain.head_state, task)
+            if known is not None:
+                self._definitions[task] = known
+        return known
+
+    def get_tip(self, task: Hash32) -> TaskTip | None:
+        return compute_tip(self.chain, self.mempool, task, self.clock.now_ms())
+
+    def get_tasks(self, status: TaskStatus) -> list[Hash32]:
+        """Tasks of the head's state that have this status, oldest first."""
+        state = self.chain.head_state
+        return [
+            task_id
+            for task_id in state.get_tasks()
+            if (task := state.get_task(task_id)) is not None and task.status is status
+        ]
+
+    def get_open_tasks(self) -> list[Hash32]:
+        return self.get_tasks(TaskStatus.OPEN)
+
+    async def hold_validation(self, definition: TaskDefinition) -> None:
+        """Have the task's keys and validation batches here, each fetched and checked once.
+
+        Raises: BlobError, WorkloadError.
+        """
+        await self._hold_keys(definition)
+        for batch in definition.validation:
+            await self._hold_batch(definition, batch, validation=True)
+
+    async def hold_training(self, definition: TaskDefinition, batch: int) -> None:
+        """Have the task's keys and one training batch here. Raises: BlobError, WorkloadError."""
+        await self._hold_keys(definition)
+        await self._hold_batch(definition, definition.training[batch], validation=False)
+
+    async def _hold_keys(self, definition: TaskDefinition) -> None:
+        draft = definition.draft
+        for ref in (draft.public_key, draft.relin_keys):
+            await self.fetcher.fetch(ref)
+        await self._check_once(draft.relin_keys.root, lambda: self.work.check_keys(definition))
+
+    async def _hold_batch(self, definition: TaskDefinition, batch: Batch, validation: bool) -> None:
+        await self.fetcher.fetch(batch.blob)
+        await self._check_once(
+            batch.blob.root, lambda: self.work.check_batch(definition, batch, validation=validation)
+        )
+
+    async def _check_once(self, root: Hash32, check: Callable[[], Awaitable[None]]) -> None:
+        """Run the gate over a blob the first time it is needed; later only its hash protects it."""
+        lock = self._checks.setdefault(root, asyncio.Lock())
+        async with lock:
+            key = b"checked/" + root
+            if self.chain.ledger.get_record(key) is None:
+                await check()
+                self.chain.ledger.put_record(key, b"1")
+
+    # --- transactions -------------------------------------------------------------------------
+
+    def admit(self, transaction: SignedTransaction) -> Admission:
+        """Check a transaction and keep it; announce it to peers if it is new."""
+        transaction_id = compute_transaction_id(transaction)
+        if transaction_id in self.mempool:
+            return Admission(transaction_id, True, known=True)
+        if self.chain.ledger.find_transaction(transaction_id) is not None:
+            return Admission(transaction_id, False, known=True, reason="KNOWN", detail="already on the chain")
+        if transaction.chain_id != self.chain.chain_id:
+            return Admission(transaction_id, False, reason="TX_CHAIN", detail="signed for another chain")
+        if not verify_transaction(transaction):
+            return Admission(transaction_id, False, reason="TX_SIGNATURE", detail="the signature is wrong")
+        error = self._get_error(transaction)
+        if error is not None and not error.is_premature:
+            return Admission(transaction_id, False, reason=str(error.reason), detail=error.detail)
+        refusal = self.mempool.get_refusal(transaction)
+        if refusal is not None:
+            return Admission(transaction_id, False, reason="MEMPOOL_FULL", detail=refusal)
+        if not self.mempool.add(transaction):
+            detail = "another opening of this step is pending"
+            return Admission(transaction_id, False, reason="MEMPOOL_CONFLICT", detail=detail)
+        self.announce(Kind.TRANSACTION, transaction_id, encode(transaction))
+        self.pulse.beat()
+        return Admission(transaction_id, True)
+
+    def _get_error(self, transaction: SignedTransaction) -> InvalidTransaction | None:
+        """Why the transaction does not apply to the head, or None.
+
+        Openings are judged against the task's tip: they run ahead of the chain.
+        """
+        payload = transaction.payload
+        state = self.chain.head_state
+        context = get_next_context(self.chain, self.clock.now_ms())
+        try:
+            apply_transaction(state, transaction, context)
+        except InvalidTransaction as error:
+            if error.is_premature or not isinstance(payload, OpenGradient | OpenLoss):
+                return error
+            tip = self.get_tip(payload.task)
+            if tip is not None and tip.pending and payload.previous == tip.state.previous:
+                return None
+            return error
+        return None
+
+    def sign(self, payload: Payload) -> SignedTransaction:
+        """Sign a payload with this node's key at its next free nonce."""
+        return sign_transaction(self.key, self.chain.chain_id, self._get_next_nonce(payload), payload)
+
+    def _get_next_nonce(self, payload: Payload) -> int:
+        if not uses_nonce(payload):
+            return 0
+        nonce = self.chain.head_state.get_account(self.address).nonce
+        pending = {
+            p.transaction.nonce
+            for p in self.mempool.get_all()
+            if p.transaction.sender == self.address and uses_nonce(p.transaction.payload)
+        }
+        while nonce in pending:
+            nonce += 1
+        return nonce
+
+    def is_pending(self, transaction: SignedTransaction) -> bool:
+        return compute_transaction_id(transaction) in self.mempool
+
+    # --- objects from peers -------------------------------------------------------------------
+
+    def announce(self, kind: Kind, object_id: Hash32, data: bytes) -> None:
+        if self._announcer is not None:
+            self._announcer.announce(kind, object_id, data)
+
+    def take_block(self, data: bytes) -> Imported:
+        """Submit a block; announce it if it is accepted. The daemon arranges what it waits for."""
+        outcome = self.chain.submit(data)
+        if outcome.status is ImportStatus.ACCEPTED and outcome.hash is not None:
+            self.announce(Kind.BLOCK, outcome.hash, data)
+        self.pulse.beat()
+        return outcome
+
+    def take_transaction(self, data: bytes) -> Outcome:
+        try:
+            transaction = decode(SignedTransaction, data)
+        except CodecError:
+            return Outcome.REJECT
+        admission = self.admit(transaction)
+        if admission.reason in ("TX_SIGNATURE", "TX_CHAIN"):
+            return Outcome.REJECT
+        return Outcome.ACCEPT if admission.accepted and not admission.known else Outcome.IGNORE
+
+    def take_claim(self, data: bytes) -> Outcome:
+        try:
+            claim = decode(Claim, data)
+        except CodecError:
+            return Outcome.REJECT
+        if not verify_claim(self.chain.chain_id, claim):
+            return Outcome.REJECT
+        tip = self.get_tip(claim.task)
+        if tip is None or claim.step < tip.state.step or claim.step > tip.state.step + 1:
+            return Outcome.IGNORE
+        if not self.chain.head_state.may_account_mine(claim.miner):
+            return Outcome.REJECT
+        if not self.add_claim(claim):
+            return Outcome.IGNORE
+        return Outcome.ACCEPT
+
+    def add_claim(self, claim: Claim) -> bool:
+        """Keep a checked claim; True if it is new."""
+        if not self.claims.add(compute_claim_id(claim), claim):
+            return False
+        self.announce_claim(claim)
+        self.pulse.beat()
+        return True
+
+    def announce_claim(self, claim: Claim) -> None:
+        self.announce(Kind.CLAIM, compute_claim_id(claim), encode(claim))
+
+    def take_presence(self, data: bytes) -> Outcome:
+        try:
+            presence = decode(Presence, data)
+        except CodecError:
+            return Outcome.REJECT
+        if not verify_presence(self.chain.chain_id, presence):
+            return Outcome.REJECT
+        if not self.chain.head_state.may_account_mine(presence.miner):
+            return Outcome.IGNORE
+        if not self.presence.add(presence, self.clock.now_ms()):
+            return Outcome.IGNORE
+        self.announce(Kind.PRESENCE, compute_presence_id(presence), data)
+        self.pulse.beat()
+        return Outcome.ACCEPT

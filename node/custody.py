@@ -1,0 +1,305 @@
+"""The custody's service: checks bundles, opens sums, and never opens a step twice differently.
+
+Everything that leaves it is on disk first. After a crash it finds its verified sums and signed
+openings in the ledger's records and goes on; noise is a function of its secret and of what is opened,
+so even an opening that was lost before it was stored comes out the same.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from consensus.codec import decode, encode
+from consensus.identifiers import compute_weights_digest
+from consensus.openings import is_loss_due
+from consensus.task import Batch, Claim, OpenGradient, OpenLoss
+from consensus.transaction import SignedTransaction
+from consensus.types import Hash32
+from consensus.work import LossCheck
+from node.blobs import BlobError
+from node.core import Core
+from node.tasks import TaskDefinition, TaskTip
+from node.work import WorkerPool
+from workloads import base
+from workloads.base import WorkloadError
+from workloads.custodian import BundleJob, Custodian, LossSumJob, PrepareJob, SingleCustodian
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedBundle:
+    """A claim whose bundle was compared with the clear, and its clipped sums."""
+
+    claim: Claim
+    sums: tuple[int, ...]
+
+
+def get_keys_directory(data_dir: Path, public_key: Hash32) -> Path:
+    """Where the custody keeps a task's secret: named by the public key it belongs to."""
+    return data_dir / "custody" / public_key.hex()
+
+
+class Custody:
+    """Serves every task of this node's account, one after the other."""
+
+    def __init__(self, core: Core, data_dir: Path, workers: int) -> None:
+        self._core = core
+        self._data_dir = data_dir
+        self._pool = WorkerPool(workers)
+        self._refused: set[Hash32] = set()
+        self._checking: dict[tuple[Hash32, int, int], asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        seen = -1
+        try:
+            while True:
+                for task_id in self._core.get_open_tasks():
+                    definition = self._core.get_definition(task_id)
+                    if definition is not None and definition.custody == self._core.address:
+                        await self._serve(definition)
+                seen = await self._core.pulse.wait(seen, POLL_S)
+        finally:
+            for task in self._checking.values():
+                task.cancel()
+            self._pool.close()
+
+    async def _serve(self, definition: TaskDefinition) -> None:
+        """Open whatever can be opened now."""
+        while True:
+            tip = self._core.get_tip(definition.id)
+            if tip is None or tip.is_finished:
+                return
+            if is_loss_due(tip.state, definition.publication):
+                # Bundles of this step are checked meanwhile.
+                self._check_claims(definition, tip)
+                opened = await self._open_loss(definition, tip)
+            else:
+                self._check_claims(definition, tip)
+                opened = await self._open_gradient(definition, tip)
+            if not opened:
+                return
+
+    # --- losses -------------------------------------------------------------------------------
+
+    async def _open_loss(self, definition: TaskDefinition, tip: TaskTip) -> bool:
+        core, draft, step = self._core, definition.draft, tip.state.step
+        if tip.state.loss_openings >= draft.max_loss_openings:
+            return False
+        stored = self._get_opening(definition.id, "loss", step)
+        if stored is not None:
+            return self._publish(stored)
+        weights = tip.state.weights
+        try:
+            await core.hold_validation(definition)
+            losses = await core.work.compute_losses(definition, weights)
+            sums = await asyncio.gather(
+                *(
+                    self._sum_losses(definition, batch, weights, loss)
+                    for batch, loss in zip(definition.validation, losses, strict=True)
+                )
+            )
+            ciphertext = Hash32(base.get_workload(draft.kind).compute_loss_hash(losses))
+            patches = sum(batch.patches for batch in definition.validation)
+            unopened = OpenLoss(
+                definition.id, step, tip.state.previous, compute_weights_digest(weights), ciphertext, 0
+            )
+            loss = await self._pool.run(
+                self._get_custodian(definition).open_loss,
+                tuple(sums),
+                patches,
+                draft.loss_noise,
+                core.chain.chain_id + encode(unopened),
+            )
+        except (BlobError, WorkloadError) as error:
+            logger.error("the loss at step %d can't be opened: %s", step, error)
+            return False
+        core.work.remember(LossCheck(definition.id, step, weights), ciphertext)
+        opening = OpenLoss(
+            definition.id, step, tip.state.previous, compute_weights_digest(weights), ciphertext, loss
+        )
+        logger.info("opened the loss at step %d: %.6f", step, loss / 2**draft.loss_scale_bits)
+        return self._publish(self._store_opening("loss", opening))
+
+    async def _sum_losses(
+        self, definition: TaskDefinition, batch: Batch, weights: tuple[int, ...], loss: bytes
+    ) -> int:
+        draft = definition.draft
+        return await self._pool.run(
+            self._get_custodian(definition).run_loss_sum,
+            LossSumJob(
+                draft.preset,
+                draft.model,
+                weights,
+                await self._prepare(definition, batch, validation=True),
+                loss,
+                draft.loss_clip,
+                draft.loss_scale_bits,
+            ),
+        )
+
+    # --- gradients ----------------------------------------------------------------------------
+
+    def _check_claims(self, definition: TaskDefinition, tip: TaskTip) -> None:
+        """Begin to check one claimed bundle for each batch of the step that has none verified yet."""
+        step = tip.state.step
+        for batch in definition.get_step_batches(step):
+            key = (definition.id, step, batch)
+            if key in self._checking or self._get_verified(key) is not None:
+                continue
+            for claim in self._core.claims.get_for(definition.id, step, batch):
+                if claim.bundle.root not in self._refused and self._has_right_size(definition, claim):
+                    job = asyncio.create_task(self._check(definition, tip.state.weights, claim))
+                    self._checking[key] = job
+                    job.add_done_callback(lambda _, key=key: self._finish(key))  # type: ignore[misc]
+                    break
+
+    def _has_right_size(self, definition: TaskDefinition, claim: Claim) -> bool:
+        draft = definition.draft
+        sizes = base.get_workload(draft.kind).get_sizes(draft.preset, draft.model)
+        return claim.bundle.length == sizes.bundle
+
+    def _finish(self, key: tuple[Hash32, int, int]) -> None:
+        self._checking.pop(key, None)
+        self._core.pulse.beat()
+
+    async def _check(self, definition: TaskDefinition, weights: tuple[int, ...], claim: Claim) -> None:
+        """Fetch a bundle and compare every patch with the clear; keep its sums or refuse it for good."""
+        core, draft = self._core, definition.draft
+        try:
+            await core.hold_training(definition, claim.batch)
+            clear = await self._prepare(definition, definition.training[claim.batch], validation=False)
+            bundle = await core.fetcher.fetch(claim.bundle)
+            result = await self._pool.run(
+                self._get_custodian(definition).run_bundle,
+                BundleJob(
+                    draft.preset,
+                    draft.model,
+                    weights,
+                    clear,
+                    bundle,
+                    draft.gradient_clip,
+                    draft.gradient_scale_bits,
+                ),
+            )
+        except BlobError as error:
+            logger.warning("bundle of step %d batch %d not here yet: %s", claim.step, claim.batch, error)
+            return
+        except WorkloadError as error:
+            logger.error("batch %d can't be opened: %s", claim.batch, error)
+            return
+        key = (definition.id, claim.step, claim.batch)
+        if result.sums is None:
+            self._refused.add(claim.bundle.root)
+            # No detail: errors of a refused bundle are decryptions of foreign bytes.
+            logger.error(
+                "bundle of step %d batch %d by %s differs from the clear: refused, nothing opened",
+                claim.step,
+                claim.batch,
+                claim.miner.hex()[:12],
+            )
+        else:
+            self._store_verified(key, VerifiedBundle(claim, result.sums))
+        core.blobs.delete(claim.bundle.root)
+
+    async def _open_gradient(self, definition: TaskDefinition, tip: TaskTip) -> bool:
+        core, draft, step = self._core, definition.draft, tip.state.step
+        if step >= draft.max_gradient_openings:
+            return False
+        stored = self._get_opening(definition.id, "gradient", step)
+        if stored is not None:
+            return self._publish(stored)
+        verified = [
+            self._get_verified((definition.id, step, batch)) for batch in definition.get_step_batches(step)
+        ]
+        bundles = [bundle for bundle in verified if bundle is not None]
+        if len(bundles) < len(verified):
+            return False
+        sums = tuple(sum(column) for column in zip(*(bundle.sums for bundle in bundles), strict=True))
+        claims = tuple(bundle.claim for bundle in bundles)
+        digest = compute_weights_digest(tip.state.weights)
+        unopened = OpenGradient(definition.id, step, tip.state.previous, digest, claims, ())
+        gradient = await self._pool.run(
+            self._get_custodian(definition).open_gradient,
+            sums,
+            draft.gradient_noise,
+            core.chain.chain_id + encode(unopened),
+        )
+        opening = OpenGradient(definition.id, step, tip.state.previous, digest, claims, gradient)
+        logger.info("opened step %d", step)
+        return self._publish(self._store_opening("gradient", opening))
+
+    # --- clear batches and keys ---------------------------------------------------------------
+
+    def _get_keys(self, definition: TaskDefinition) -> Path:
+        return get_keys_directory(self._data_dir, definition.draft.public_key.root)
+
+    def _get_custodian(self, definition: TaskDefinition) -> Custodian:
+        return SingleCustodian(self._get_keys(definition))
+
+    async def _prepare(self, definition: TaskDefinition, batch: Batch, *, validation: bool) -> Path:
+        """The clear arrays of a contributed batch, decrypted and checked once."""
+        draft = definition.draft
+        output = self._get_keys(definition) / f"{batch.blob.root.hex()}.npz"
+        if not output.exists():
+            await self._pool.run(
+                self._get_custodian(definition).run_prepare,
+                PrepareJob(
+                    draft.preset,
+                    draft.model,
+                    self._core.work.get_path(batch.blob.root),
+                    batch.patches,
+                    validation,
+                    output,
+                ),
+            )
+        return output
+
+    async def check_contribution(self, definition: TaskDefinition) -> None:
+        """Decrypt and check every batch of a task. Raises: BlobError, WorkloadError."""
+        for index, batch in enumerate(definition.training):
+            await self._core.hold_training(definition, index)
+            await self._prepare(definition, batch, validation=False)
+        await self._core.hold_validation(definition)
+        for batch in definition.validation:
+            await self._prepare(definition, batch, validation=True)
+
+    # --- records ------------------------------------------------------------------------------
+
+    def _publish(self, transaction: SignedTransaction) -> bool:
+        """Submit a stored opening; False if the rules refuse it, which ends the turn."""
+        admission = self._core.admit(transaction)
+        if not admission.accepted:
+            logger.error("own opening refused: %s %s", admission.reason, admission.detail)
+        return admission.accepted and not admission.known
+
+    def _get_opening(self, task: Hash32, kind: str, step: int) -> SignedTransaction | None:
+        record = self._core.chain.ledger.get_record(_get_opening_key(task, kind, step))
+        return None if record is None else decode(SignedTransaction, record)
+
+    def _store_opening(self, kind: str, opening: OpenGradient | OpenLoss) -> SignedTransaction:
+        transaction = self._core.sign(opening)
+        self._core.chain.ledger.put_record(
+            _get_opening_key(opening.task, kind, opening.step), encode(transaction)
+        )
+        return transaction
+
+    def _get_verified(self, key: tuple[Hash32, int, int]) -> VerifiedBundle | None:
+        record = self._core.chain.ledger.get_record(_get_verified_key(key))
+        return None if record is None else decode(VerifiedBundle, record)
+
+    def _store_verified(self, key: tuple[Hash32, int, int], bundle: VerifiedBundle) -> None:
+        self._core.chain.ledger.put_record(_get_verified_key(key), encode(bundle))
+
+
+def _get_opening_key(task: Hash32, kind: str, step: int) -> bytes:
+    return b"opening/" + kind.encode() + b"/" + task + step.to_bytes(4, "big")
+
+
+def _get_verified_key(key: tuple[Hash32, int, int]) -> bytes:
+    task, step, batch = key
+    return b"verified/" + task + step.to_bytes(4, "big") + batch.to_bytes(4, "big")

@@ -1,0 +1,165 @@
+"""Mining: compute the gradient bundles of leased batches and claim them."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from consensus.claims import sign_claim, sign_presence
+from consensus.codec import decode, encode
+from consensus.leases import compute_leases
+from consensus.task import Claim
+from consensus.types import Hash32, Millis
+from node.blobs import BlobError
+from node.core import Core
+from node.gossip.messages import Kind
+from node.presence import compute_presence_id
+from node.tasks import TaskDefinition, TaskTip
+from workloads.base import WorkloadError
+
+logger = logging.getLogger(__name__)
+
+PRESENCE_S = 5.0
+POLL_S = 1.0
+Position = tuple[Hash32, int]
+"""(task, step)."""
+
+
+class Miner:
+    """Takes leases of the current step's batches, one batch for each worker at a time.
+
+    A bundle is written into the blob store and claimed; the custody fetches it from there. Claims and
+    bundles are kept until their step is opened, so that a custody that was away finds them.
+    """
+
+    def __init__(self, core: Core, workers: int, scratch: Path) -> None:
+        self._core = core
+        self._workers = workers
+        self._scratch = scratch
+        self._running: dict[tuple[Hash32, int, int], asyncio.Task[None]] = {}
+        self._step_seen: dict[Position, Millis] = {}
+        self._own: dict[tuple[Hash32, int, int], Claim] = {}
+        self._announced_at = Millis(0)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._load_claims()
+        seen = -1
+        try:
+            while True:
+                self._announce()
+                for task_id in self._core.get_open_tasks():
+                    self._consider(task_id)
+                seen = await self._core.pulse.wait(seen, POLL_S)
+        finally:
+            for task in self._running.values():
+                task.cancel()
+
+    def _announce(self) -> None:
+        """Presence, and own claims again: a custody that restarted has forgotten them."""
+        core = self._core
+        now = core.clock.now_ms()
+        if now < self._announced_at + PRESENCE_S * 1000:
+            return
+        self._announced_at = now
+        for task_id in core.get_open_tasks():
+            presence = sign_presence(core.key, core.chain.chain_id, task_id, now)
+            core.presence.add(presence, now)
+            core.announce(Kind.PRESENCE, compute_presence_id(presence), encode(presence))
+        for claim in self._own.values():
+            core.announce_claim(claim)
+
+    def _consider(self, task_id: Hash32) -> None:
+        core = self._core
+        definition, tip = core.get_definition(task_id), core.get_tip(task_id)
+        if definition is None or tip is None or tip.is_finished:
+            return
+        step = tip.state.step
+        if step >= definition.draft.max_gradient_openings:
+            return
+        now = core.clock.now_ms()
+        if (task_id, step) not in self._step_seen:
+            self._step_seen[task_id, step] = now
+            self._forget_before(task_id, step)
+        started = self._step_seen[task_id, step]
+        free = self._workers - len(self._running)
+        for batch in self._choose(definition, step, started, now)[: max(0, free)]:
+            key = (task_id, step, batch)
+            job = asyncio.create_task(self._mine(definition, tip, batch))
+            self._running[key] = job
+            job.add_done_callback(lambda _, key=key: self._finish(key))  # type: ignore[misc]
+
+    def _choose(self, definition: TaskDefinition, step: int, started: Millis, now: Millis) -> list[int]:
+        """Batches of the step that this miner holds the lease of and has neither claimed nor begun."""
+        core = self._core
+        lease_ms = core.chain.params.lease_ms
+        present = core.presence.get_present(definition.id, now)
+        leases = compute_leases(definition.id, step, definition.get_step_batches(step), present)
+        chosen = []
+        for batch, order in leases.items():
+            key = (definition.id, step, batch)
+            if key in self._own or key in self._running or core.address not in order:
+                continue
+            rank = order.index(core.address)
+            if now >= started + rank * lease_ms:
+                # A claim by an earlier rank may still be in the custody's queue: leave it one lease more.
+                claimed = any(
+                    c.miner in order[:rank] for c in core.claims.get_for(definition.id, step, batch)
+                )
+                if not claimed or now >= started + (rank + 1) * lease_ms:
+                    chosen.append(batch)
+        return chosen
+
+    def _finish(self, key: tuple[Hash32, int, int]) -> None:
+        self._running.pop(key, None)
+        self._core.pulse.beat()
+
+    async def _mine(self, definition: TaskDefinition, tip: TaskTip, batch: int) -> None:
+        core = self._core
+        step, weights = tip.state.step, tip.state.weights
+        output = self._scratch / f"{definition.id.hex()[:16]}-{step}-{batch}.bundle"
+        try:
+            await core.hold_training(definition, batch)
+            begun = core.clock.monotonic()
+            await core.work.compute_bundle(definition, batch, weights, output)
+            ref = await core.blobs.put_file(output)
+        except (BlobError, WorkloadError) as error:
+            logger.warning("step %d batch %d of task %s: %s", step, batch, definition.id.hex()[:12], error)
+            return
+        finally:
+            output.unlink(missing_ok=True)
+        claim = sign_claim(core.key, core.chain.chain_id, definition.id, step, batch, ref)
+        self._own[definition.id, step, batch] = claim
+        core.chain.ledger.put_record(_get_claim_key(claim), encode(claim))
+        core.add_claim(claim)
+        logger.info(
+            "mined step %d batch %d of task %s in %.1f s",
+            step,
+            batch,
+            definition.id.hex()[:12],
+            core.clock.monotonic() - begun,
+        )
+
+    def _forget_before(self, task_id: Hash32, step: int) -> None:
+        """Bundles may be dropped once their step is opened (DESIGN 3.5)."""
+        core = self._core
+        for key, claim in list(self._own.items()):
+            if key[0] == task_id and key[1] < step:
+                del self._own[key]
+                core.chain.ledger.delete_record(_get_claim_key(claim))
+                core.blobs.delete(claim.bundle.root)
+        for position in [p for p in self._step_seen if p[0] == task_id and p[1] < step]:
+            del self._step_seen[position]
+        core.claims.drop_before(task_id, step)
+
+    def _load_claims(self) -> None:
+        """Claims made before a restart stand: their bundles are still in the blob store."""
+        for _, data in self._core.chain.ledger.iterate_records(b"claim/"):
+            claim = decode(Claim, data)
+            if self._core.blobs.get_path(claim.bundle.root) is not None:
+                self._own[claim.task, claim.step, claim.batch] = claim
+                self._core.add_claim(claim)
+
+
+def _get_claim_key(claim: Claim) -> bytes:
+    return b"claim/" + claim.task + claim.step.to_bytes(4, "big") + claim.batch.to_bytes(4, "big")

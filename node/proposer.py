@@ -1,0 +1,108 @@
+"""Proposes blocks when the rules entitle this node: work blocks by rank, carrier blocks by turn (B7)."""
+
+import logging
+
+from consensus.codec import encode
+from consensus.proposal import build_block, build_work, get_carrier_proposer, get_work_entitled_time
+from consensus.state import State, TaskState
+from consensus.transaction import SignedTransaction, compute_transaction_id
+from consensus.types import Hash32, Millis
+from consensus.work import LossCheck
+from node.chain import ImportStatus
+from node.core import Core
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.25
+"""Turns and ranks come with time alone, so the loop looks this often even when nothing happens."""
+
+
+class Proposer:
+    """Watches the head and proposes at the first moment the rules allow."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        seen = -1
+        while True:
+            seen = await self._core.pulse.wait(seen, POLL_S)
+            self._core.chain.on_tick()
+            while self.propose():
+                pass
+
+    def propose(self) -> bool:
+        """Make one block if this node is entitled to one now; True if the head moved."""
+        core = self._core
+        chain = core.chain
+        now = core.clock.now_ms()
+        if now < chain.head.time + chain.params.min_block_ms:
+            return False
+        state = chain.head_state
+        for task_id in self._core.get_open_tasks():
+            task = state.get_task(task_id)
+            if task is not None and task.qualified and self._propose_work(state, task_id, task, now):
+                return True
+        return self._propose_carrier(state, now)
+
+    def _propose_work(self, state: State, task_id: Hash32, task: TaskState, now: Millis) -> bool:
+        core = self._core
+        chain = core.chain
+        first = task.qualified[0]
+        entitled = get_work_entitled_time(
+            state, task_id, core.address, chain.head, chain.params, chain.chain_id, now
+        )
+        if entitled is None or now < entitled:
+            return False
+        weights = core.history.get(task_id, first.weights_digest)
+        if weights is None:
+            return False
+        verdict = core.work.get_verdict(LossCheck(task_id, first.step, weights))
+        if verdict is None:
+            return False  # its own recomputation is still running
+        work = build_work(state, task_id, weights)
+        block, _, _ = build_block(
+            chain.head, state, core.mempool.get_candidates(), work, now, core.key, chain.params, chain.chain_id
+        )
+        return self._submit(encode(block), f"milestone {work.first_rung}-{work.last_rung}")
+
+    def _propose_carrier(self, state: State, now: Millis) -> bool:
+        core = self._core
+        chain = core.chain
+        if now < chain.head.time + chain.params.idle_ms:
+            return False
+        turn = get_carrier_proposer(state, chain.params, chain.head, now)
+        if turn != core.address:
+            return False
+        candidates = core.mempool.get_candidates()
+        if not candidates and not self._needs_depth(state):
+            return False
+        block, _, refused = build_block(
+            chain.head, state, candidates, None, now, core.key, chain.params, chain.chain_id
+        )
+        self._drop(refused)
+        if not block.body.transactions and not self._needs_depth(state):
+            return False
+        return self._submit(encode(block), f"{len(block.body.transactions)} transactions")
+
+    def _needs_depth(self, state: State) -> bool:
+        """Whether a milestone waits for nothing but blocks above its task's publication (W1)."""
+        chain = self._core.chain
+        return any(
+            task.qualified and chain.head.height - task.published_height < chain.params.confirm_depth
+            for task_id in self._core.get_open_tasks()
+            if (task := state.get_task(task_id)) is not None
+        )
+
+    def _drop(self, refused: list[SignedTransaction]) -> None:
+        if refused:
+            self._core.mempool.remove(compute_transaction_id(t) for t in refused)
+
+    def _submit(self, data: bytes, what: str) -> bool:
+        outcome = self._core.take_block(data)
+        if outcome.status is ImportStatus.ACCEPTED and outcome.hash is not None:
+            logger.info("proposed block %s: %s", outcome.hash.hex()[:12], what)
+            return True
+        logger.warning("own block was not accepted: %s %s", outcome.reason or outcome.status, outcome.detail)
+        return False

@@ -1,0 +1,233 @@
+"""What the REST API and the operator see of a running node: `NodeView` and `OperatorView` over the core."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from consensus.block import Block
+from consensus.codec import CodecError, decode
+from consensus.identifiers import compute_opening_hash
+from consensus.params import ChainParams, Validator
+from consensus.state import State
+from consensus.task import (
+    BlobRef,
+    Contribute,
+    Draft,
+    OpenGradient,
+    OpenLoss,
+    Payload,
+    PublishTask,
+)
+from consensus.transaction import SignedTransaction, compute_transaction_id
+from consensus.types import Hash32, Height
+from node.api.view import (
+    BlobInfo,
+    BlockRecord,
+    HeadRecord,
+    MilestoneRecord,
+    NodeInfo,
+    OpeningRecord,
+    PeerRecord,
+    PrivacyLoss,
+    Readiness,
+    RefusedTransaction,
+    TransactionRecord,
+    ViewError,
+)
+from node.blobs import BlobError
+from node.core import Admission, Core
+from node.events import EventBus
+from node.gossip.http import PeerNetwork
+from node.ledger.schema import WORK_POSITION
+from node.privacy import compute_privacy
+
+READY_LAG_BLOCKS = 3
+
+
+class CoreView:
+    """Reads of the core; every answer is of the moment it is asked."""
+
+    def __init__(self, core: Core, network: PeerNetwork, info: NodeInfo) -> None:
+        self._core = core
+        self._network = network
+        self._info = info
+
+    @property
+    def info(self) -> NodeInfo:
+        return self._info
+
+    @property
+    def params(self) -> ChainParams:
+        return self._core.chain.params
+
+    @property
+    def events(self) -> EventBus:
+        return self._core.events
+
+    def get_readiness(self) -> Readiness:
+        """Ready when no peer is known to be more than a few blocks ahead."""
+        lag = self.get_sync_target() - self._core.chain.head.height
+        if lag > READY_LAG_BLOCKS:
+            return Readiness(False, (f"syncing: {lag} blocks behind the best peer",))
+        return Readiness(True)
+
+    def get_head(self) -> HeadRecord:
+        return HeadRecord(self._core.chain.head_hash, self._core.chain.head)
+
+    def get_state(self) -> State:
+        return self._core.chain.head_state
+
+    def get_sync_target(self) -> Height:
+        peers = [peer for peer in self._network.peers() if peer.connected]
+        heights = [peer.height for peer in peers if peer.height is not None]
+        return Height(max([self._core.chain.head.height, *heights]))
+
+    def get_block(self, block: Hash32) -> BlockRecord | None:
+        data = self._core.chain.ledger.get_block(block)
+        return None if data is None else BlockRecord(block, decode(Block, data), len(data))
+
+    def get_block_hash(self, height: Height) -> Hash32 | None:
+        return self._core.chain.get_hash_by_height(height)
+
+    def get_transaction(self, transaction: Hash32) -> TransactionRecord | None:
+        core = self._core
+        pending = core.mempool.get(transaction)
+        if pending is not None:
+            return TransactionRecord(transaction, pending)
+        location = core.chain.ledger.find_transaction(transaction)
+        if location is None:
+            return None
+        record = self.get_block(location.block)
+        if record is None:
+            return None
+        found = record.block.body.transactions[location.position]
+        return TransactionRecord(
+            transaction, found, location.block, Height(location.height), location.position
+        )
+
+    def get_mempool(self) -> Sequence[TransactionRecord]:
+        return [TransactionRecord(p.id, p.transaction) for p in self._core.mempool.get_all()]
+
+    def get_openings(self, task: Hash32) -> Sequence[OpeningRecord]:
+        records = []
+        for location in self._core.chain.ledger.iterate_subject(task):
+            if location.position == WORK_POSITION:
+                continue
+            record = self.get_block(location.block)
+            if record is None:
+                continue
+            transaction = record.block.body.transactions[location.position]
+            opening = transaction.payload
+            if isinstance(opening, OpenGradient | OpenLoss):
+                records.append(
+                    OpeningRecord(
+                        compute_opening_hash(opening),
+                        opening,
+                        compute_transaction_id(transaction),
+                        location.block,
+                        Height(location.height),
+                        record.block.header.time,
+                    )
+                )
+        return records
+
+    def get_milestones(self, task: Hash32) -> Sequence[MilestoneRecord]:
+        records = []
+        for location in self._core.chain.ledger.iterate_subject(task):
+            if location.position != WORK_POSITION:
+                continue
+            record = self.get_block(location.block)
+            if record is None or record.block.body.work is None:
+                continue
+            header = record.block.header
+            records.append(
+                MilestoneRecord(
+                    record.block.body.work, location.block, header.height, header.time, header.proposer
+                )
+            )
+        return records
+
+    def get_privacy(self, task: Hash32) -> PrivacyLoss | None:
+        definition = self._core.get_definition(task)
+        state = self._core.chain.head_state.get_task(task)
+        return None if definition is None or state is None else compute_privacy(definition, state)
+
+    def get_peers(self) -> Sequence[PeerRecord]:
+        return [
+            PeerRecord(
+                peer.address,
+                peer.node_id,
+                peer.organisation,
+                peer.connected,
+                None if peer.height is None else Height(peer.height),
+                peer.head,
+                peer.latency_ms,
+                peer.received_bytes,
+                peer.sent_bytes,
+            )
+            for peer in self._network.peers()
+        ]
+
+    def get_blob(self, root: Hash32) -> BlobInfo | None:
+        blobs = self._core.blobs
+        manifest = blobs.get_manifest(root)
+        if manifest is None:
+            return None
+        held = blobs.get_held_bytes(root) or 0
+        return BlobInfo(BlobRef(root, manifest.length), blobs.has(root), held)
+
+    async def submit_transaction(self, data: bytes) -> Hash32:
+        try:
+            transaction = decode(SignedTransaction, data)
+        except CodecError as error:
+            raise RefusedTransaction(
+                "TX_MALFORMED", str(error), "Send the canonical msgpack bytes of a signed transaction"
+            ) from error
+        return _require(self._core.admit(transaction))
+
+
+class CoreOperator:
+    """What the operator may do: sign with the node's key, put and fetch blobs."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def sign_and_submit(self, payload: Payload) -> Hash32:
+        return _require(self._core.admit(self._core.sign(payload)))
+
+    async def put_blob(self, chunks: AsyncIterator[bytes]) -> BlobRef:
+        try:
+            return await self._core.blobs.put_stream(chunks)
+        except BlobError as error:
+            remedy = "Free room in the blob store or raise limits.blob_quota_bytes"
+            raise ViewError(str(error), remedy) from error
+
+    def get_blob_path(self, root: Hash32) -> Path | None:
+        return self._core.blobs.get_path(root)
+
+    async def fetch_blob(self, ref: BlobRef) -> Path:
+        try:
+            return await self._core.fetcher.fetch(ref)
+        except BlobError as error:
+            raise ViewError(str(error), "Wait until a peer that has the blob is connected") from error
+
+    def get_draft(self, draft: Hash32) -> Draft | None:
+        record = self._core.chain.head_state.get_draft(draft)
+        return None if record is None else record.draft
+
+    def get_contribution(self, transaction: Hash32) -> Contribute | None:
+        record = self._core.chain.head_state.get_contribution(transaction)
+        return None if record is None else record.contribute
+
+    def get_publication(self, task: Hash32) -> PublishTask | None:
+        return self._core.chain.head_state.get_publication(task)
+
+    def get_validators(self) -> tuple[Validator, ...]:
+        return self._core.chain.head_state.get_validators()
+
+
+def _require(admission: Admission) -> Hash32:
+    if not admission.accepted:
+        raise RefusedTransaction(admission.reason, admission.detail)
+    return admission.id
+
+

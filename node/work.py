@@ -1,0 +1,227 @@
+"""The only bridge between the chain and machine learning.
+
+`WorkService` answers consensus' question whether a loss ciphertext recomputes (W4) from finished
+recomputations, and runs the heavy jobs of miners, validators and the custody in worker processes
+behind a `concurrent.futures` executor, since the encryption library holds the interpreter's lock.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Generic, ParamSpec, TypeVar
+
+from consensus.identifiers import compute_weights_digest
+from consensus.task import Batch
+from consensus.types import Hash32
+from consensus.work import LossCheck, WorkVerdict
+from node.blobs import BlobStore
+from node.ledger.chainstore import Ledger
+from node.tasks import TaskDefinition
+from workloads import base
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+WORKER_NICENESS = 5
+"""Workers yield to the nodes' event loops, which answer peers while training runs."""
+
+
+class MissingBlob(Exception):
+    """A job needs a blob that this node does not hold."""
+
+    def __init__(self, root: Hash32) -> None:
+        super().__init__(f"blob {root.hex()} is not here")
+        self.root = root
+
+
+class WorkerPool:
+    """A process pool that is built anew when a worker dies; a job is then tried once more."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._executor: Executor | None = None
+
+    def _get(self) -> Executor:
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(
+                self._workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_initialise_worker,
+            )
+        return self._executor
+
+    async def run(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `job` in a worker process.
+
+        Raises:
+            BrokenProcessPool: a worker died twice while running this job.
+        """
+        loop = asyncio.get_running_loop()
+        for attempt in (1, 2):
+            executor = self._get()
+            try:
+                return await loop.run_in_executor(executor, _Call(job, args, kwargs))
+            except BrokenProcessPool:
+                logger.warning("a worker process died; the pool is rebuilt (attempt %d)", attempt)
+                if self._executor is executor:
+                    executor.shutdown(wait=False, cancel_futures=True)
+                    self._executor = None
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Stop the workers; a job that is running is abandoned."""
+        executor, self._executor = self._executor, None
+        if executor is None:
+            return
+        if isinstance(executor, ProcessPoolExecutor):
+            for process in list((executor._processes or {}).values()):
+                process.terminate()
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+class _Call(Generic[R]):
+    """A picklable call with keyword arguments."""
+
+    def __init__(self, job: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        self.job, self.args, self.kwargs = job, args, kwargs
+
+    def __call__(self) -> R:
+        return self.job(*self.args, **self.kwargs)
+
+
+def _initialise_worker() -> None:
+    os.nice(WORKER_NICENESS)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+class WorkService:
+    """Runs jobs on blobs at hand and remembers every finished loss recomputation (W4)."""
+
+    def __init__(self, blobs: BlobStore, ledger: Ledger, workers: int) -> None:
+        self._blobs = blobs
+        self._ledger = ledger
+        self.pool = WorkerPool(workers)
+        self._verdicts: dict[LossCheck, Hash32] = {}
+        self._running: dict[LossCheck, asyncio.Task[WorkVerdict]] = {}
+
+    def get_verdict(self, check: LossCheck) -> WorkVerdict | None:
+        """The finished verdict, from memory or the ledger (see `consensus.work.WorkVerifier`)."""
+        ciphertext = self._verdicts.get(check)
+        if ciphertext is None:
+            record = self._ledger.get_record(_get_verdict_key(check))
+            if record is None:
+                return None
+            ciphertext = Hash32(record)
+            self._verdicts[check] = ciphertext
+        return WorkVerdict(check, ciphertext)
+
+    async def compute_verdict(self, definition: TaskDefinition, check: LossCheck) -> WorkVerdict:
+        """Recompute the loss ciphertexts of `check`, once however often it is asked for.
+
+        The validation blobs and keys must be at hand. Raises: MissingBlob, WorkloadError.
+        """
+        known = self.get_verdict(check)
+        if known is not None:
+            return known
+        running = self._running.get(check)
+        if running is None:
+            running = asyncio.create_task(self._recompute(definition, check))
+            self._running[check] = running
+            running.add_done_callback(lambda _: self._running.pop(check, None))
+        return await asyncio.shield(running)
+
+    async def _recompute(self, definition: TaskDefinition, check: LossCheck) -> WorkVerdict:
+        losses = await self.compute_losses(definition, check.weights)
+        ciphertext = Hash32(base.get_workload(definition.draft.kind).compute_loss_hash(losses))
+        self.remember(check, ciphertext)
+        return WorkVerdict(check, ciphertext)
+
+    def remember(self, check: LossCheck, ciphertext: Hash32) -> None:
+        """Keep a recomputation of this node's own (a custody makes the losses that it opens itself)."""
+        self._ledger.put_record(_get_verdict_key(check), ciphertext)
+        self._verdicts[check] = ciphertext
+
+    async def compute_losses(self, definition: TaskDefinition, weights: tuple[int, ...]) -> list[bytes]:
+        """The loss ciphertext of every validation batch, in order."""
+        draft = definition.draft
+        workload = base.get_workload(draft.kind)
+        keys = self._get_keys(definition)
+        return list(
+            await asyncio.gather(
+                *(
+                    self.pool.run(
+                        workload.run_loss,
+                        base.LossJob(
+                            draft.preset, draft.model, weights, keys, self.get_path(batch.blob.root)
+                        ),
+                    )
+                    for batch in definition.validation
+                )
+            )
+        )
+
+    async def compute_bundle(
+        self, definition: TaskDefinition, batch: int, weights: tuple[int, ...], output: Path
+    ) -> None:
+        """Write the canonical gradient bundle of one training batch to `output`."""
+        draft = definition.draft
+        job = base.GradientJob(
+            draft.preset,
+            draft.model,
+            weights,
+            self._get_keys(definition),
+            self.get_path(definition.training[batch].blob.root),
+            output,
+        )
+        await self.pool.run(base.get_workload(draft.kind).run_gradient, job)
+
+    async def check_keys(self, definition: TaskDefinition) -> None:
+        """Refuse a task's keys that would not be safe to load. Raises: WorkloadError."""
+        draft = definition.draft
+        await self.pool.run(
+            base.get_workload(draft.kind).run_check_keys,
+            draft.preset,
+            self.get_path(draft.public_key.root),
+            self.get_path(draft.relin_keys.root),
+        )
+
+    async def check_batch(self, definition: TaskDefinition, batch: Batch, validation: bool) -> None:
+        """Refuse an encrypted batch that is not well formed. Raises: WorkloadError."""
+        draft = definition.draft
+        await self.pool.run(
+            base.get_workload(draft.kind).run_check_batch,
+            draft.preset,
+            draft.model,
+            self.get_path(batch.blob.root),
+            validation,
+        )
+
+    def get_path(self, root: Hash32) -> Path:
+        """The file of a blob at hand. Raises: MissingBlob."""
+        path = self._blobs.get_path(root)
+        if path is None:
+            raise MissingBlob(root)
+        return path
+
+    def _get_keys(self, definition: TaskDefinition) -> base.KeyFile:
+        root = definition.draft.relin_keys.root
+        return base.KeyFile(root, self.get_path(root))
+
+    def close(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+        self.pool.close()
+
+
+def _get_verdict_key(check: LossCheck) -> bytes:
+    return b"verdict/" + check.task + check.step.to_bytes(4, "big") + compute_weights_digest(check.weights)
