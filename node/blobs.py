@@ -70,8 +70,13 @@ class Manifest:
         return min(CHUNK_BYTES, self.ref.length - index * CHUNK_BYTES)
 
 
-def count_chunks(length: int) -> int:
-    return -(-length // CHUNK_BYTES)
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """How much of a blob is on disk."""
+
+    ref: BlobRef
+    complete: bool
+    held_bytes: int
 
 
 class BlobStore:
@@ -129,14 +134,18 @@ class BlobStore:
         """The complete blob's file, to be read only; None if it is not here."""
         return self._path(root) if root in self._complete else None
 
-    def get_held_bytes(self, root: Hash32) -> int | None:
-        """Bytes on disk of a complete or unfinished blob; None if nothing is here."""
-        if root in self._complete:
-            return self._complete[root]
+    def get_info(self, root: Hash32) -> BlobInfo | None:
+        """What is here of a complete or unfinished blob; None if nothing is."""
+        if (ref := self.get_ref(root)) is not None:
+            return BlobInfo(ref, True, ref.length)
+        manifest = self.get_manifest(root)
         try:
-            return min(_part(self._path(root)).stat().st_blocks * 512, _part(self._path(root)).stat().st_size)
+            status = _part(self._path(root)).stat()
         except FileNotFoundError:
             return None
+        # Holes take no blocks, so this is what has come, to a few bytes.
+        held = min(status.st_blocks * 512, status.st_size)
+        return None if manifest is None else BlobInfo(manifest.ref, False, held)
 
     def get_manifest(self, root: Hash32) -> Manifest | None:
         """The manifest of a complete or unfinished blob."""
@@ -162,7 +171,7 @@ class BlobStore:
             return None
         if compute_chunk_hash(data) != manifest.chunks[index]:
             logger.error("chunk %d of blob %s is damaged on disk; the blob is dropped", index, root.hex())
-            self.delete(root)
+            self.remove(root)
             raise CorruptBlob(f"chunk {index} of blob {root.hex()} is damaged on disk")
         return data
 
@@ -235,7 +244,7 @@ class BlobStore:
             path.with_suffix(MANIFEST_SUFFIX).unlink(missing_ok=True)
         self._release(_part(path))
 
-    def delete(self, root: Hash32) -> bool:
+    def remove(self, root: Hash32) -> bool:
         """Drop a complete blob; True if it was here."""
         with self._lock:
             if self._complete.pop(root, None) is None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from consensus.task import BlobRef
 from consensus.types import Hash32
-from node.blobs import BlobError, BlobStore, CorruptBlob, Manifest, PartialBlob
+from node.blobs import BlobError, BlobStore, CorruptBlob, Manifest, PartialBlob, QuotaExceeded
 from node.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,12 @@ class SourceError(Exception):
     """A peer did not answer, or is too busy to."""
 
 
-class BlobUnavailable(BlobError):
-    """No peer at hand could give all of the blob; what came is kept for the next attempt."""
+class FetchError(BlobError):
+    """The blob can't be had, now or as asked; what came is kept for the next attempt."""
+
+
+class BlobUnavailable(FetchError):
+    """No peer at hand could give all of the blob: worth another attempt later."""
 
 
 class BlobSource(Protocol):
@@ -82,9 +86,7 @@ class BlobFetcher:
         without a single new chunk. A cancelled caller stops the fetch only if nobody else waits for it.
 
         Raises:
-            BlobUnavailable: no peer has it all; try later.
-            QuotaExceeded: it does not fit.
-            BlobError: `ref`'s length is not the blob's.
+            FetchError: no peer has it all, it does not fit, or its length is not `ref`'s.
         """
         if (present := self._store.get_ref(ref.root)) is not None:
             _check_length(ref, present)
@@ -171,7 +173,10 @@ class _Attempt:
     async def run(self) -> Path:
         manifest = self.store.get_manifest(self.ref.root) or await self._get_manifest()
         _check_length(self.ref, manifest.ref)
-        partial = await asyncio.to_thread(self.store.open_partial, manifest)
+        try:
+            partial = await asyncio.to_thread(self.store.open_partial, manifest)
+        except (QuotaExceeded, OSError) as error:
+            raise FetchError(str(error)) from error
         try:
             self.pending.extend(partial.missing)
             try:
@@ -211,7 +216,7 @@ class _Attempt:
             failure = errors
         else:
             return
-        raise BlobError(str(failure.exceptions[0])) from failure
+        raise FetchError(str(failure.exceptions[0])) from failure
 
     async def _work(self, source: BlobSource, partial: PartialBlob) -> None:
         """Take chunks until none is left, or this source is no longer of use."""
@@ -254,7 +259,7 @@ class _Attempt:
             self._exclude_liar(source, str(error))
             return _Taken.GIVE_UP
         except OSError as error:
-            raise BlobError(f"blob {self.ref.root.hex()} can't be written: {error}") from error
+            raise FetchError(f"blob {self.ref.root.hex()} can't be written: {error}") from error
         return _Taken.STORED
 
     def _exclude_liar(self, source: BlobSource, detail: str) -> None:
@@ -265,4 +270,4 @@ class _Attempt:
 
 def _check_length(ref: BlobRef, found: BlobRef) -> None:
     if found.length != ref.length:
-        raise BlobError(f"Expected blob {ref.root.hex()} to have {ref.length} bytes. Got {found.length}.")
+        raise FetchError(f"Expected blob {ref.root.hex()} to have {ref.length} bytes. Got {found.length}.")

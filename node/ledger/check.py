@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 from consensus.block import Block
 from consensus.codec import CodecError, decode
+from consensus.identifiers import compute_block_hash
+from consensus.transaction import compute_transaction_id
 from consensus.types import ZERO_HASH
-from node.ledger.chainstore import Ledger, compute_block_hash, compute_transaction_id
+from node.ledger.chainstore import Ledger
 from node.ledger.schema import LedgerError
 from node.ledger.store import StoreError
 
@@ -34,7 +36,7 @@ def _check_blocks(ledger: Ledger) -> Iterator[str]:
         block = decode(Block, encoded)
         if block.header != header:
             yield f"block {block_hash.hex()} differs from its header"
-        if block_hash != ledger.genesis and not ledger.has_block(header.parent):
+        if not ledger.has_block(header.parent):
             yield f"the parent of block {block_hash.hex()} is missing"
         if header.state_root != ZERO_HASH and ledger.get_node(header.state_root) is None:
             yield f"the state root of block {block_hash.hex()} is missing"
@@ -44,9 +46,7 @@ def _check_blocks(ledger: Ledger) -> Iterator[str]:
 
 
 def _check_head_chain(ledger: Ledger) -> Iterator[str]:
-    expected = ledger.get_head()
-    if expected is None:
-        return
+    expected = ledger.head
     for height in range(ledger.height, -1, -1):
         if ledger.get_hash_by_height(height) != expected:
             yield f"the height index at {height} is not the head's ancestor"
@@ -63,7 +63,7 @@ def _check_head_chain(ledger: Ledger) -> Iterator[str]:
             yield f"the header of block {expected.hex()} is missing"
             return
         expected = header.parent
-    if expected != ledger.genesis:
+    if expected != ledger.chain_id:
         yield "the head chain does not begin at genesis"
     if ledger.get_hash_by_height(ledger.height + 1) is not None:
         yield "the height index goes on above the head"

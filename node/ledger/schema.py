@@ -3,7 +3,7 @@
 | Prefix | Key | Value |
 |---|---|---|
 | `v` | - | schema version |
-| `m` | - | msgpack [chain id, genesis hash, head hash, head height] |
+| `m` | - | msgpack [chain id, head hash, head height] |
 | `b` | block hash | encoded block |
 | `e` | height, block hash | encoded header: iterates parents before children |
 | `i` | block hash | msgpack `BlockIndex` |
@@ -52,7 +52,6 @@ class SchemaError(LedgerError):
 @dataclass(frozen=True, slots=True)
 class Meta:
     chain_id: Hash32
-    genesis: Hash32
     head: Hash32
     height: int
 
@@ -125,15 +124,15 @@ def decode_version(data: bytes) -> int:
 
 
 def encode_meta(meta: Meta) -> bytes:
-    return bytes(msgpack.packb((meta.chain_id, meta.genesis, meta.head, meta.height)))
+    return bytes(msgpack.packb((meta.chain_id, meta.head, meta.height)))
 
 
 def decode_meta(data: bytes) -> Meta:
     try:
-        chain_id, genesis, head, height = msgpack.unpackb(data)
+        chain_id, head, height = msgpack.unpackb(data)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise SchemaError(f"the head record is damaged: {error}") from error
-    return Meta(Hash32(chain_id), Hash32(genesis), Hash32(head), int(height))
+    return Meta(Hash32(chain_id), Hash32(head), int(height))
 
 
 def encode_index(index: BlockIndex) -> bytes:
