@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pydantic import JsonValue
 
 from consensus.block import Block, Work
-from consensus.crypto import compute_block_hash, compute_opening_hash
+from consensus.identifiers import compute_block_hash, compute_opening_hash
 from consensus.state import State
 from consensus.task import OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction, compute_transaction_id
@@ -17,8 +17,8 @@ from node.events import EventBus, EventKind
 
 
 class EventAnnouncer:
-    """Publishes events for every change of head, in chain order: what happened in each block, then the block, the
-    new head last. Statuses of tasks are compared between the old and the new head."""
+    """Publishes events for every change of head, in chain order: what happened in each block,
+    then the block, the new head last. Statuses of tasks are compared between the old and the new head."""
 
     def __init__(self, chain: Chain, bus: EventBus, clock: Clock) -> None:
         self._chain = chain
@@ -62,7 +62,9 @@ class EventAnnouncer:
     def _publish_block(self, block: Block, state: State, now: Millis) -> None:
         block_hash = compute_block_hash(block.header)
         if block.body.work is not None:
-            self._publish(EventKind.MILESTONE, now, build_milestone(block.body.work, block, block_hash, state))
+            self._publish(
+                EventKind.MILESTONE, now, build_milestone(block.body.work, block, block_hash, state)
+            )
         for transaction in block.body.transactions:
             payload = transaction.payload
             if isinstance(payload, OpenGradient):

@@ -240,13 +240,19 @@ class NodeConfig(BaseSettings):
         ):
             if not path.is_file():
                 problems.append(
-                    ConfigProblem(field, f"no file {path}", "Create it with `bmif testnet init` or correct the path")
+                    ConfigProblem(
+                        field, f"no file {path}", "Create it with `bmif testnet init` or correct the path"
+                    )
                 )
             elif field in ("account_key", "tls.key") and path.stat().st_mode & 0o077:
-                problems.append(ConfigProblem(field, f"{path} is readable by others", f"Run `chmod 600 {path}`"))
+                problems.append(
+                    ConfigProblem(field, f"{path} is readable by others", f"Run `chmod 600 {path}`")
+                )
         parent = next(p for p in (self.data_dir, *self.data_dir.parents) if p.exists())
         if not os.access(parent, os.W_OK):
-            problems.append(ConfigProblem("data_dir", f"{parent} is not writable", "Choose another directory"))
+            problems.append(
+                ConfigProblem("data_dir", f"{parent} is not writable", "Choose another directory")
+            )
         return tuple(problems)
 
 
@@ -258,7 +264,9 @@ def read_yaml(path: Path) -> dict[str, object]:
     try:
         document: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        problem = ConfigProblem("(file)", f"cannot be read: {error}", "Give the path of a readable UTF-8 file")
+        problem = ConfigProblem(
+            "(file)", f"cannot be read: {error}", "Give the path of a readable UTF-8 file"
+        )
         raise ConfigError(path, [problem]) from error
     except yaml.YAMLError as error:
         text = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""A bounded event bus: increasing ids, replay after an id, and slow readers that are told what they missed."""
+"""A bounded event bus: increasing ids, replay after an id, slow readers are told what they missed."""
 
 import asyncio
 from collections import deque
@@ -48,8 +48,8 @@ class Gap:
 class EventBus:
     """Hands every event to every subscriber, in order; publishing never blocks and never fails.
 
-    Ids start at `start_ms` * 1000 and only grow, so an id from before a restart stays below every id after it and a
-    client's `Last-Event-ID` keeps its meaning (it learns of the gap). Ids stay below 2^53.
+    Ids start at `start_ms` * 1000 and only grow, so an id from before a restart stays below every id after it
+    and a client's `Last-Event-ID` keeps its meaning (it learns of the gap). Ids stay below 2^53.
     """
 
     def __init__(self, history: int, start_ms: Millis) -> None:

@@ -1,4 +1,4 @@
-"""The genesis document as a file: JSON that people can read, from which every node builds the same `Genesis`."""
+"""The genesis document as a file: JSON for people, from which every node builds the same `Genesis`."""
 
 import json
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def build_params(overrides: Mapping[str, int]) -> ChainParams:
     for name, value in overrides.items():
         if name not in known:
             raise GenesisError(f"params.{name}: unknown; known are {', '.join(sorted(known))}")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if value < 1:
             raise GenesisError(f"params.{name}: must be a positive integer")
     return ChainParams(**overrides)
 
@@ -82,10 +82,14 @@ def load_genesis(path: Path) -> Genesis:
         raise GenesisError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise GenesisError(f"{path}: {'.'.join(map(str, first['loc'])) or '(file)'}: {first['msg']}") from error
+        raise GenesisError(
+            f"{path}: {'.'.join(map(str, first['loc'])) or '(file)'}: {first['msg']}"
+        ) from error
     missing = {field.name for field in fields(ChainParams)} - document.params.keys()
     if missing:
-        raise GenesisError(f"{path}: params: {', '.join(sorted(missing))} missing; a genesis leaves no default open")
+        raise GenesisError(
+            f"{path}: params: {', '.join(sorted(missing))} missing; a genesis leaves no default open"
+        )
     for name, values in (
         ("accounts", [a.address for a in document.accounts]),
         ("validators", [v.address for v in document.validators]),

@@ -32,7 +32,7 @@ class ProcessStatus:
 
 
 def _get_start_ticks(pid: int) -> str | None:
-    """The kernel's start time of a live process, which tells a process from a later one of the same number."""
+    """The kernel's start time of a live process; tells it from a later one of the same number."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
@@ -63,7 +63,14 @@ def get_log_tail(directory: Path) -> str:
 
 def _spawn(testnet: Testnet, node: TestnetNode) -> subprocess.Popen[bytes]:
     home = testnet.get_directory(node.name)
-    command = [sys.executable, "-m", "node.cli.main", "run", "--config", str(testnet.get_config_path(node.name))]
+    command = [
+        sys.executable,
+        "-m",
+        "node.cli.main",
+        "run",
+        "--config",
+        str(testnet.get_config_path(node.name)),
+    ]
     # Several nodes share the cores, so numeric libraries get one thread each.
     environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ}
     with (home / LOG_FILE).open("ab") as log:
@@ -95,7 +102,7 @@ def start_nodes(
     deadline_s: float = 60.0,
     report: Callable[[TestnetNode], None] = lambda node: None,
 ) -> tuple[TestnetNode, ...]:
-    """Start the nodes that are not running yet and return once each is ready; `report` is called as they become so.
+    """Start the nodes that are not running yet and return once each is ready; `report` hears of each.
 
     Raises: TestnetError with the end of the log if a node exits or is not ready in time; others keep running.
     """
@@ -113,7 +120,8 @@ def start_nodes(
             if process is not None and process.poll() is not None:
                 (home / PID_FILE).unlink(missing_ok=True)
                 raise TestnetError(
-                    f"{node.name} exited with status {process.returncode}; end of {home / LOG_FILE}:\n{get_log_tail(home)}"
+                    f"{node.name} exited with status {process.returncode}; "
+                    f"end of {home / LOG_FILE}:\n{get_log_tail(home)}"
                 )
             ready, details[node.name] = probe(testnet.get_api_url(node))
             if ready:
@@ -131,7 +139,9 @@ def start_nodes(
     return tuple(node for node in testnet.select(names) if node.name in started)
 
 
-def _wait_gone(pids: dict[str, tuple[int, str | None]], deadline_s: float) -> dict[str, tuple[int, str | None]]:
+def _wait_gone(
+    pids: dict[str, tuple[int, str | None]], deadline_s: float
+) -> dict[str, tuple[int, str | None]]:
     end = time.monotonic() + deadline_s
     while True:
         for pid, _ in pids.values():
@@ -150,7 +160,7 @@ def _send(pids: Iterable[tuple[int, str | None]], number: signal.Signals, *, gro
 
 
 def stop_nodes(testnet: Testnet, names: tuple[str, ...] = (), *, deadline_s: float = 30.0) -> tuple[str, ...]:
-    """Ask the running nodes to stop (SIGTERM), wait, and kill what is left with its workers after the deadline.
+    """Ask the running nodes to stop (SIGTERM), wait, and kill what is left after the deadline, workers too.
 
     Returns the names of those that had to be killed.
     """

@@ -1,7 +1,7 @@
 """A testnet on disk: keys, authority, certificates, genesis and one directory a node.
 
-A node's directory holds everything its process reads, by relative paths, so it runs from where it is or mounted
-into a container. Starting and stopping the processes is `node.processes`.
+A node's directory holds everything its process reads, by relative paths, so it runs from where it is or
+mounted into a container. Starting and stopping the processes is `node.processes`.
 """
 
 import json
@@ -55,7 +55,9 @@ class Profile(BaseModel):
             return cls.model_validate(read_yaml(path))
         except ValidationError as error:
             problems = [
-                ConfigProblem(".".join(map(str, e["loc"])), e["msg"], f"Known fields: {', '.join(cls.model_fields)}")
+                ConfigProblem(
+                    ".".join(map(str, e["loc"])), e["msg"], f"Known fields: {', '.join(cls.model_fields)}"
+                )
                 for e in error.errors()
             ]
             raise ConfigError(path, problems) from error
@@ -95,7 +97,7 @@ class Testnet:
         return self.directory / node / "node.yaml"
 
     def get_api_url(self, node: TestnetNode) -> str:
-        """Where this machine reaches the node's public API, for processes and published container ports alike."""
+        """Where this machine reaches the node's public API, be it a process or a container."""
         return f"http://{LOOPBACK}:{node.api_port}"
 
     def select(self, names: tuple[str, ...]) -> tuple[TestnetNode, ...]:
@@ -115,10 +117,14 @@ class Testnet:
         path = directory / MANIFEST
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            nodes = tuple(TestnetNode(**{**node, "roles": tuple(node["roles"])}) for node in document["nodes"])
+            nodes = tuple(
+                TestnetNode(**{**node, "roles": tuple(node["roles"])}) for node in document["nodes"]
+            )
             return cls(directory.resolve(), document["name"], nodes)
         except OSError as error:
-            raise TestnetError(f"{path} cannot be read; run `bmif testnet init --dir {directory}` first") from error
+            raise TestnetError(
+                f"{path} cannot be read; run `bmif testnet init --dir {directory}` first"
+            ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise TestnetError(f"{path} is not a testnet's manifest: {error}") from error
 
@@ -131,7 +137,9 @@ def _get_roles(number: int, miners: int) -> tuple[Role, ...]:
     return (Role.VALIDATOR, Role.CONTRIBUTOR)
 
 
-def _build_nodes(directory: Path, nodes: int, miners: int, base_port: int, compose: bool) -> tuple[TestnetNode, ...]:
+def _build_nodes(
+    directory: Path, nodes: int, miners: int, base_port: int, compose: bool
+) -> tuple[TestnetNode, ...]:
     built = []
     for number in range(1, nodes + 1):
         name = f"node{number}"
@@ -167,7 +175,9 @@ def build_genesis(name: str, nodes: tuple[TestnetNode, ...], profile: Profile, t
     )
 
 
-def _build_config(node: TestnetNode, nodes: tuple[TestnetNode, ...], profile: Profile, name: str) -> dict[str, object]:
+def _build_config(
+    node: TestnetNode, nodes: tuple[TestnetNode, ...], profile: Profile, name: str
+) -> dict[str, object]:
     """The node's settings as the file says them; the profile's `node` section is laid over them."""
     listen = LOOPBACK if node.host == LOOPBACK else "0.0.0.0"
     settings: dict[str, object] = {
@@ -189,7 +199,9 @@ def _build_config(node: TestnetNode, nodes: tuple[TestnetNode, ...], profile: Pr
     }
     for key, value in profile.node.items():
         present = settings.get(key)
-        settings[key] = {**present, **value} if isinstance(present, dict) and isinstance(value, dict) else value
+        settings[key] = (
+            {**present, **value} if isinstance(present, dict) and isinstance(value, dict) else value
+        )
     return settings
 
 
@@ -215,7 +227,9 @@ def init_testnet(
         raise TestnetError(f"--nodes must be 2 to 64 (one custody, at least one hospital), not {nodes}")
     miners = nodes - 1 if miners is None else miners
     if not 0 <= miners <= nodes - 1:
-        raise TestnetError(f"--miners must be 0 to {nodes - 1}: node1 is the custody and may not mine, not {miners}")
+        raise TestnetError(
+            f"--miners must be 0 to {nodes - 1}: node1 is the custody and may not mine, not {miners}"
+        )
     if directory.exists() and any(directory.iterdir()):
         raise TestnetError(f"{directory} is not empty; choose another --dir or remove it")
     directory.mkdir(parents=True, exist_ok=True)
@@ -239,7 +253,9 @@ def init_testnet(
         (home / "data").mkdir(mode=0o700)
         save_genesis(home / "genesis.json", genesis)
         text = yaml.safe_dump(_build_config(node, built, profile, profile.name), sort_keys=False)
-        (home / "node.yaml").write_text(f"# {node.name} of {profile.name}: {node.organisation}\n{text}", "utf-8")
+        (home / "node.yaml").write_text(
+            f"# {node.name} of {profile.name}: {node.organisation}\n{text}", "utf-8"
+        )
         NodeConfig.load(home / "node.yaml")  # a profile's mistake shows here, not at `up`
     save_genesis(directory / "genesis.json", genesis)
     manifest = {"name": profile.name, "nodes": [asdict(node) for node in built]}

@@ -90,7 +90,9 @@ def build_body_problem(error: ValidationError) -> Problem:
 
 def _build_from_http(error: web.HTTPException) -> Problem:
     if error.status == 404:
-        return Problem(404, "no-such-route", "There is no such path", remedy="See /openapi.json for all paths")
+        return Problem(
+            404, "no-such-route", "There is no such path", remedy="See /openapi.json for all paths"
+        )
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         return Problem(
@@ -102,7 +104,11 @@ def _build_from_http(error: web.HTTPException) -> Problem:
         )
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return Problem(
-            413, "body-too-large", error.text or "The body is too large", field="(body)", remedy="Send a smaller body"
+            413,
+            "body-too-large",
+            error.text or "The body is too large",
+            field="(body)",
+            remedy="Send a smaller body",
         )
     if error.status == 415:
         return Problem(415, "unsupported-media-type", error.text or error.reason, remedy="See /openapi.json")
@@ -122,7 +128,12 @@ def _build_from_view(error: ViewError) -> Problem:
             headers={"Retry-After": "2"},
         )
     return Problem(
-        422, "refused-transaction", error.detail, field="transaction", remedy=error.remedy, reason=error.reason
+        422,
+        "refused-transaction",
+        error.detail,
+        field="transaction",
+        remedy=error.remedy,
+        reason=error.reason,
     )
 
 

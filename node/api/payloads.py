@@ -1,12 +1,20 @@
 """Transaction payloads as JSON: one pydantic model a kind, converted to and from the consensus dataclasses.
 
-Bytes are lower-case hexadecimal, amounts and times are integers (smallest units, milliseconds since the epoch).
+Bytes are lower-case hexadecimal; amounts (smallest units) and times (milliseconds) are integers.
 """
 
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    WithJsonSchema,
+)
 
 from consensus import task as core
 from consensus.types import MAX_AMOUNT, MAX_LADDER, MAX_TIME_MS

@@ -208,7 +208,9 @@ class TaskSummaryModel(Model):
     step: Count
     last_loss: SignedInt | None
     last_loss_value: float | None
-    next_target_value: float | None = Field(description="Loss that the next rung asks for; null after the last")
+    next_target_value: float | None = Field(
+        description="Loss that the next rung asks for; null after the last"
+    )
     rungs: Count
     rungs_taken: Count
     deadline: TimeMs

@@ -1,7 +1,7 @@
 """What the APIs need from the daemon: two narrow ports and the records that they return.
 
-Reads are synchronous and quick (memory, or one look-up in the ledger); they return consensus values, and the API
-alone turns them into JSON. Nothing here can reach a key: signing happens behind `OperatorView`.
+Reads are synchronous and quick (memory, or one look-up in the ledger); they return consensus values, and
+the API alone turns them into JSON. Nothing here can reach a key: signing happens behind `OperatorView`.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -50,7 +50,9 @@ class ViewError(Exception):
 class RefusedTransaction(ViewError):
     """The rules or the mempool refused a transaction; `reason` is the consensus `Reason` or a mempool one."""
 
-    def __init__(self, reason: str, detail: str, remedy: str = "Correct the transaction and sign it again") -> None:
+    def __init__(
+        self, reason: str, detail: str, remedy: str = "Correct the transaction and sign it again"
+    ) -> None:
         super().__init__(detail, remedy)
         self.reason = reason
 

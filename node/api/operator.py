@@ -1,0 +1,170 @@
+"""The operator's routes: sign with the node's key, put and get blobs. Every one needs the bearer token."""
+
+import hmac
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from consensus.task import BlobRef
+from node.api.errors import Handler, Problem, build_not_found, build_parameter_problem
+from node.api.payloads import BlobRefModel, decode_payload
+from node.api.requests import Route, answer, get_view, parse_hash, read_json
+from node.api.schemas import SignModel, StoredBlobModel, SubmittedModel
+from node.api.view import OperatorView
+from node.keystore import write_private_file
+
+OPERATOR = web.AppKey("operator", OperatorView)
+BLOB_LIMIT = web.AppKey("blob_limit", int)
+OCTETS = "application/octet-stream"
+READ_BYTES = 1024 * 1024
+
+
+def load_token(path: Path) -> str:
+    """The bearer token in the file; a fresh one is made there, mode 0600, if there is none."""
+    if not path.exists():
+        write_private_file(path, secrets.token_urlsafe(32).encode() + b"\n")
+    return path.read_text(encoding="ascii").strip()
+
+
+def build_token_middleware(token: str) -> Middleware:
+    """Refuses every request without the token; compares in constant time."""
+    expected = f"Bearer {token}".encode()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "replace")
+        if not hmac.compare_digest(given, expected):
+            raise Problem(
+                401,
+                "not-the-operator",
+                "The bearer token is missing or wrong",
+                field="Authorization",
+                remedy="Send `Authorization: Bearer <content of the node's operator.token file>`",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return await handler(request)
+
+    return check
+
+
+async def post_transaction(request: web.Request) -> web.Response:
+    payload = decode_payload((await read_json(request, SignModel)).payload)
+    transaction = await request.app[OPERATOR].sign_and_submit(payload)
+    response = answer(SubmittedModel(id=transaction.hex()), 202)
+    response.headers["Location"] = f"/v1/transactions/{transaction.hex()}"
+    return response
+
+
+async def _read_chunks(request: web.Request, limit: int) -> AsyncIterator[bytes]:
+    length = 0
+    async for chunk in request.content.iter_chunked(READ_BYTES):
+        length += len(chunk)
+        if length > limit:
+            raise _build_oversize(limit)
+        yield chunk
+
+
+def _build_oversize(limit: int) -> Problem:
+    return Problem(
+        413,
+        "body-too-large",
+        f"The blob is longer than {limit} bytes",
+        field="(body)",
+        remedy="Split it, or raise limits.max_blob_bytes",
+    )
+
+
+async def put_blob(request: web.Request) -> web.Response:
+    """Stores the body as one blob, streaming; the answer names it."""
+    if request.content_type != OCTETS:
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            f"Cannot read {request.content_type}",
+            field="Content-Type",
+            remedy=f"Send {OCTETS}",
+        )
+    limit = request.app[BLOB_LIMIT]
+    if request.content_length == 0:
+        raise Problem(422, "bad-body", "The blob is empty", field="(body)", remedy="Send its bytes")
+    if (request.content_length or 0) > limit:
+        raise _build_oversize(limit)
+    ref = await request.app[OPERATOR].put_blob(_read_chunks(request, limit))
+    return answer(BlobRefModel.model_validate(ref), 201)
+
+
+async def get_blob(request: web.Request) -> web.StreamResponse:
+    """The blob's bytes; with `length` it is fetched from peers if it is not here."""
+    root = parse_hash(request.match_info["root"], "root")
+    operator = request.app[OPERATOR]
+    path = operator.get_blob_path(root)
+    text = request.query.get("length")
+    if path is None and text is not None:
+        if not text.isascii() or not text.isdigit() or not 0 < int(text) <= request.app[BLOB_LIMIT]:
+            raise build_parameter_problem(
+                "length", "Expected the blob's length in bytes", "Take it from its BlobRef"
+            )
+        path = await operator.fetch_blob(BlobRef(root, int(text)))
+    if path is None:
+        raise build_not_found("root", f"blob {root.hex()}", "Give `length` to fetch it from peers")
+    return web.FileResponse(path, headers={"Content-Type": OCTETS, "ETag": f'"{root.hex()}"'})
+
+
+async def get_blob_info(request: web.Request) -> web.Response:
+    root = parse_hash(request.match_info["root"], "root")
+    info = get_view(request).get_blob(root)
+    if info is None:
+        raise build_not_found("root", f"blob {root.hex()}", "It is not on this node")
+    return answer(
+        StoredBlobModel(
+            blob=BlobRefModel.model_validate(info.ref), complete=info.complete, held_bytes=info.held_bytes
+        )
+    )
+
+
+OPERATOR_ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/operator/transactions",
+        "signTransaction",
+        post_transaction,
+        "Sign a payload with the node's key and submit it",
+        SubmittedModel,
+        status=202,
+        body=SignModel,
+        errors=(401, 409, 413, 415, 422, 503),
+    ),
+    Route(
+        "PUT",
+        "/v1/operator/blobs",
+        "putBlob",
+        put_blob,
+        "Store a blob and serve it to peers",
+        BlobRefModel,
+        status=201,
+        body_media=(OCTETS,),
+        errors=(401, 409, 413, 415, 422),
+    ),
+    Route(
+        "GET",
+        "/v1/operator/blobs/{root}",
+        "getBlob",
+        get_blob,
+        "A blob's bytes",
+        media=OCTETS,
+        query=("length",),
+        errors=(400, 401, 404, 409),
+    ),
+    Route(
+        "GET",
+        "/v1/operator/blobs/{root}/info",
+        "getBlobInfo",
+        get_blob_info,
+        "How much of a blob is on this node",
+        StoredBlobModel,
+        errors=(400, 401, 404),
+    ),
+)
