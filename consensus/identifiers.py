@@ -16,6 +16,9 @@ def compute_chain_id(genesis: Genesis) -> Hash32:
 
 
 def compute_block_hash(header: Header) -> Hash32:
+    """What the proposer signs and the next header names; the block of height 0 is named by the chain id."""
+    if header.height == 0:
+        return header.chain_id
     return hash_domain("block", encode(header))
 
 

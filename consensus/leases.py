@@ -22,10 +22,11 @@ def compute_leases(
     first_places = dict.fromkeys(unique, 0)
     leases: dict[int, tuple[Address, ...]] = {}
     for batch in batches:
-        hashes = {miner: _compute_lease_hash(task, step, batch, miner) for miner in unique}
-        order = sorted(unique, key=hashes.__getitem__)
+        ranked = sorted((_compute_lease_hash(task, step, batch, miner), miner) for miner in unique)
+        order = [miner for _, miner in ranked]
         if order:
-            first = min(order, key=lambda miner: (first_places[miner], hashes[miner]))  # noqa: B023
+            fewest = min(first_places.values())
+            first = next(miner for miner in order if first_places[miner] == fewest)
             first_places[first] += 1
             order.remove(first)
             order.insert(0, first)

@@ -1,5 +1,7 @@
 """Drafts, contributions and publication: everything a task is made of, checked before it begins."""
 
+from itertools import pairwise
+
 from consensus.context import BlockContext
 from consensus.errors import InvalidTransaction, Reason
 from consensus.identifiers import compute_draft_hash, compute_task_id
@@ -175,11 +177,11 @@ def _check_publication(publication: PublishTask, draft: Draft, batches: int, ctx
     _require(fits, Reason.PUBLISH_OPTIMIZER, f"{len(optimizer.learning_rates)} rates for {steps} steps")
     schedule = publication.loss_schedule
     fits = 0 < len(schedule) <= draft.max_loss_openings and schedule[0] >= 0 and schedule[-1] <= steps
-    fits = fits and all(a < b for a, b in zip(schedule, schedule[1:], strict=False))
+    fits = fits and all(a < b for a, b in pairwise(schedule))
     _require(fits, Reason.PUBLISH_SCHEDULE, f"{len(schedule)} of {draft.max_loss_openings}")
     targets = [milestone.target for milestone in publication.ladder]
     fits = 0 < len(targets) <= MAX_LADDER and all(abs(target) <= MAX_OPENED for target in targets)
-    fits = fits and all(a > b for a, b in zip(targets, targets[1:], strict=False))
+    fits = fits and all(a > b for a, b in pairwise(targets))
     _require(fits, Reason.PUBLISH_LADDER, f"{len(targets)} rungs")
     _require(publication.deadline > ctx.time, Reason.PUBLISH_DEADLINE, str(publication.deadline))
 

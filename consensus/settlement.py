@@ -100,3 +100,11 @@ def apply_expire(state: State, payload: ExpireTask, ctx: BlockContext) -> State:
     task_state = replace(task_state, qualified=(), interval_credits=())
     state, task_state = _finish(state, task_state, TaskStatus.EXPIRED)
     return state.with_task(payload.task, task_state)
+
+
+def is_custody_side(state: State, task_state: TaskState, address: Address) -> bool:
+    """True for the custody itself and for every account of its organisation (W2)."""
+    if address == task_state.custody:
+        return True
+    organisation = state.get_account(task_state.custody).organisation
+    return bool(organisation) and state.get_account(address).organisation == organisation

@@ -1,0 +1,112 @@
+"""What a node does with an announced object: accept and relay it, ignore it, or reject it and its sender.
+
+Pure functions of the object, the state at the head and the time. Rejected is only what no honest node can
+have relayed: bytes, chain or signature are wrong whatever the state. What another state might make valid is
+ignored, so that honest relays are never blamed.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from consensus.claims import Presence, verify_claim, verify_presence
+from consensus.codec import CodecError, decode
+from consensus.context import BlockContext
+from consensus.errors import InvalidTransaction, Reason
+from consensus.publication import get_step_batches
+from consensus.state import State, TaskStatus
+from consensus.task import Claim
+from consensus.transaction import MAX_TRANSACTION_BYTES, SignedTransaction
+from consensus.transition import apply_checked_transaction, check_transaction
+from consensus.types import Hash32, Millis
+
+MAX_CLAIM_BYTES = 512
+MAX_PRESENCE_BYTES = 256
+PRESENCE_MS = 60_000
+"""How far a presence's time may be from the clock."""
+
+
+class Outcome(StrEnum):
+    ACCEPT = "accept"
+    """Keep and relay."""
+    IGNORE = "ignore"
+    """Drop without blame."""
+    REJECT = "reject"
+    """Drop, and score the sender down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    outcome: Outcome
+    detail: str = ""
+    reason: Reason | None = None
+    transaction: SignedTransaction | None = None
+    claim: Claim | None = None
+    presence: Presence | None = None
+
+
+def judge_transaction(data: bytes, state: State, ctx: BlockContext) -> Judgement:
+    """A transaction's bytes against the head; premature ones are accepted, to wait."""
+    if len(data) > MAX_TRANSACTION_BYTES:
+        return Judgement(Outcome.REJECT, f"{len(data)} bytes", Reason.TX_OVERSIZE)
+    try:
+        transaction = decode(SignedTransaction, data)
+    except CodecError as error:
+        return Judgement(Outcome.REJECT, str(error), Reason.TX_MALFORMED)
+    try:
+        identifier = check_transaction(transaction, ctx.chain_id)
+    except InvalidTransaction as error:
+        return Judgement(Outcome.REJECT, error.detail, error.reason)
+    try:
+        apply_checked_transaction(state, transaction, identifier, ctx)
+    except InvalidTransaction as error:
+        outcome = Outcome.ACCEPT if error.is_premature else Outcome.IGNORE
+        return Judgement(outcome, error.detail, error.reason, transaction)
+    return Judgement(Outcome.ACCEPT, transaction=transaction)
+
+
+def judge_claim(data: bytes, state: State, chain_id: Hash32) -> Judgement:
+    """A miner's claim for the current step of an open task, or for the next one."""
+    if len(data) > MAX_CLAIM_BYTES:
+        return Judgement(Outcome.REJECT, f"{len(data)} bytes")
+    try:
+        claim = decode(Claim, data)
+    except CodecError as error:
+        return Judgement(Outcome.REJECT, str(error))
+    task_state, publication = state.get_task(claim.task), state.get_publication(claim.task)
+    if task_state is None or publication is None:
+        return Judgement(Outcome.IGNORE, "unknown task", claim=claim)
+    if claim.step < 0 or claim.bundle.length <= 0:
+        return Judgement(Outcome.REJECT, "step or length out of range", claim=claim)
+    if claim.batch not in get_step_batches(publication, claim.step):
+        return Judgement(Outcome.REJECT, "no batch of this step", claim=claim)
+    if not verify_claim(chain_id, claim):
+        return Judgement(Outcome.REJECT, "signature", claim=claim)
+    if task_state.status not in (TaskStatus.PENDING, TaskStatus.OPEN):
+        return Judgement(Outcome.IGNORE, "the task has ended", claim=claim)
+    # The head may be one opening behind: miners go on as soon as an opening is signed.
+    if not task_state.step <= claim.step <= task_state.step + 1:
+        return Judgement(Outcome.IGNORE, f"the task is at step {task_state.step}", claim=claim)
+    if not state.may_account_mine(claim.miner):
+        return Judgement(Outcome.IGNORE, "may not mine", claim=claim)
+    return Judgement(Outcome.ACCEPT, claim=claim)
+
+
+def judge_presence(
+    data: bytes, state: State, chain_id: Hash32, now: Millis, known: Millis | None = None
+) -> Judgement:
+    """A miner's presence, newer than the `known` one of the same miner and task."""
+    if len(data) > MAX_PRESENCE_BYTES:
+        return Judgement(Outcome.REJECT, f"{len(data)} bytes")
+    try:
+        presence = decode(Presence, data)
+    except CodecError as error:
+        return Judgement(Outcome.REJECT, str(error))
+    if known is not None and presence.time <= known:
+        return Judgement(Outcome.IGNORE, "not newer", presence=presence)
+    if not verify_presence(chain_id, presence):
+        return Judgement(Outcome.REJECT, "signature", presence=presence)
+    if abs(presence.time - now) > PRESENCE_MS:
+        return Judgement(Outcome.IGNORE, "far from the clock", presence=presence)
+    if not state.may_account_mine(presence.miner):
+        return Judgement(Outcome.IGNORE, "may not mine", presence=presence)
+    return Judgement(Outcome.ACCEPT, presence=presence)
