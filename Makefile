@@ -1,0 +1,62 @@
+# `make demo` and `make test` are all that a newcomer needs; each sets up what it uses.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Numerics run in worker processes, one a core; threads inside them would only fight.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format bench results soak compose-test lock clean
+
+help:  ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup:  ## Virtual environment .venv with everything needed (a second run has nothing to do)
+	@$(PYTHON) scripts/setup.py
+
+demo: setup  ## A testnet of four processes mines an encrypted task to its last milestone
+	$(BIN)/python -m benchmarks.demo $(ARGS)
+
+test: setup  ## Every test but the slow ones
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup  ## The slow tests: full ring size, many steps
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup  ## Style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## Rewrites the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## Speed and memory, against the figures the project promises
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+results: setup  ## The demo on real image pairs (BMIF_DATA=folder), with the metric table
+	$(BIN)/python -m benchmarks.results $(ARGS)
+
+soak: setup  ## A testnet under restarts and kills for a while
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+compose-test: setup  ## The testnet as containers; makes a Docker engine of its own if none runs (root, Debian)
+	bash tests/testnet/compose.sh
+
+# One command line for every lock: hashes, no index, no local path. torch and Pyfhel are left out (scripts/setup.py).
+COMPILE = PIP_CONFIG_FILE=/dev/null ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --newline lf $(UPGRADE)
+APART   = --unsafe-package torch --unsafe-package pyfhel --unsafe-package pip
+
+lock: setup  ## Renews the lock files (UPGRADE=--upgrade for newer versions)
+	cd scripts && $(COMPILE) $(APART) -o ../requirements.lock ../pyproject.toml
+	cd scripts && $(COMPILE) $(APART) --extra dev -c ../requirements.lock -o ../requirements-dev.lock ../pyproject.toml
+	cd scripts && $(COMPILE) --unsafe-package pip -o pyfhel-build.lock pyfhel-build.in
+
+clean:  ## Removes what builds and runs left in the tree; not the cache of wheels
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf run out testnet demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
