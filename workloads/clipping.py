@@ -23,7 +23,8 @@ def clip_to_units(gradients: FloatArray, clip: int, scale_bits: int) -> IntArray
     """
     if not 1 <= clip <= _MAX_CLIP:
         raise ValueError(f"clip must lie in [1, {_MAX_CLIP}], got {clip}")
-    rows = np.ldexp(gradients, scale_bits)
+    with np.errstate(over="ignore"):
+        rows = np.ldexp(gradients, scale_bits)
     if not np.isfinite(rows).all():
         raise ValueError("gradients hold an entry that is not finite")
     # Two-pass norm: entries as large as 1e300 must not overflow when squared.
@@ -31,8 +32,10 @@ def clip_to_units(gradients: FloatArray, clip: int, scale_bits: int) -> IntArray
     safe = np.where(largest > 0.0, largest, 1.0)
     norms = safe * np.sqrt(((rows / safe) ** 2).sum(axis=1, keepdims=True))
     # The margin covers the rounding of norm and product; it costs nothing against truncation.
-    factor = np.minimum(1.0, clip * (1.0 - 1e-12) / np.where(norms > 0.0, norms, 1.0))
-    return np.trunc(rows * factor).astype(np.int64)
+    limit = clip * (1.0 - 1e-12)
+    factor = np.divide(limit, norms, out=np.ones_like(norms), where=norms > limit)
+    units: IntArray = np.trunc(rows * factor).astype(np.int64)
+    return units
 
 
 def sum_clipped(units: IntArray) -> tuple[int, ...]:

@@ -13,6 +13,13 @@ import msgpack
 
 from fusion_model.config import NetworkConfig
 from he.errors import HeError
+from he.formats import (
+    HEADER_BYTES,
+    WORD_BYTES,
+    build_batch_layout,
+    build_bundle_layout,
+    build_loss_layout,
+)
 from he.params import CkksParams, get_params
 from he.plan import build_plan, check_magnitudes
 from he.spec import PolynomialSpec
@@ -22,7 +29,7 @@ from workloads.hashing import compute_loss_digest, compute_loss_hash
 KIND = "fusion-training"
 SPEC_VERSION = 1
 MAX_MODEL_BYTES = 256
-MAX_LEVELS = 4095
+MAX_LEVELS = 255
 TARGETS = ("maximum",)
 """Known targets: `maximum` is the brighter pixel and the stronger signed gradient."""
 
@@ -69,7 +76,7 @@ class FusionSpec:
 
     def encode(self) -> bytes:
         """Canonical bytes: a msgpack array of version and fields."""
-        return msgpack.packb(
+        data: bytes = msgpack.packb(
             [
                 SPEC_VERSION,
                 self.patch,
@@ -81,6 +88,7 @@ class FusionSpec:
                 self.target,
             ]
         )
+        return data
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -98,8 +106,8 @@ class FusionSpec:
             raise WorkloadError(f"model: version {version!r}, expected {SPEC_VERSION}")
         if any(type(number) is not int for number in numbers) or not isinstance(target, str):
             raise WorkloadError("model: expected six integers and a target name")
-        *shape, levels = numbers
-        spec = cls(*shape, target=target, levels=levels)
+        patch, channels, kernel, inputs, gradient_weight, levels = numbers
+        spec = cls(patch, channels, kernel, inputs, gradient_weight, target, levels)
         if spec.encode() != data:
             raise WorkloadError("model: bytes are not canonical")
         return spec
@@ -144,7 +152,20 @@ class FusionTraining:
             raise WorkloadError(f"preset: {error}") from error
 
     def get_sizes(self, preset: str, model: bytes) -> BlobSizes:
-        raise NotImplementedError
+        params = self.get_params(preset)
+        try:
+            plan = build_plan(params, FusionSpec.decode(model).circuit)
+        except HeError as error:
+            raise WorkloadError(f"model: {error}") from error
+        key_words = 2 * len(params.primes) * params.ring
+        return BlobSizes(
+            public_key=HEADER_BYTES + key_words * WORD_BYTES,
+            relin_keys=HEADER_BYTES + params.levels * key_words * WORD_BYTES,
+            training_batch=build_batch_layout(plan, validation=False).length,
+            validation_batch=build_batch_layout(plan, validation=True).length,
+            bundle=build_bundle_layout(plan).length,
+            loss=build_loss_layout(plan).length,
+        )
 
     def get_slots(self, preset: str) -> int:
         return self.get_params(preset).slots

@@ -1,0 +1,331 @@
+"""What the holder of a task's secret key does: check, clip, sum, add noise, open.
+
+Nothing that a miner or contributor sent is opened before every number of it has been compared with
+what it must be:
+
+- a contributed batch must decrypt to grey values on the specification's grid, zeros in the unused
+  slots, and the targets that follow from these pixels (`prepare_batch`);
+- a gradient bundle must decrypt, patch by patch and entry by entry, to the closed-form gradient of
+  what that batch decrypts to, at those weights (`check_bundle`).
+
+So neither can carry the key: crafted bytes would have to agree with the clear to within the scheme's
+own error. Everything here is a function of its arguments alone, so a repeated opening is the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from fusion_model.gradients import (
+    compute_patch_gradients,
+    compute_patch_losses,
+    convert_weights,
+    fold_output_bias,
+)
+from fusion_model.losses import build_training_target
+from he.context import PrivateContext
+from he.errors import HeError
+from he.gate import Source
+from he.packing import decrypt_batch, decrypt_bundle, decrypt_loss
+from workloads.base import WorkloadError
+from workloads.clipping import FloatArray, clip_to_units, sum_clipped
+from workloads.fusion import FusionSpec
+from workloads.hashing import hash_domain
+from workloads.noise import draw_gaussian
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """Largest absolute errors that honest bytes can have; each is stated with its measurement in
+    docs/adr and re-measured by benchmarks/encrypted_step.py."""
+
+    pixel: float = 4e-4
+    """Of a decrypted grey value: the encryption's own error has a standard deviation of 4e-5."""
+    target: float = 1e-2
+    """Of a decrypted target or constant against the one that follows from the pixels."""
+    gradient: float = 2.0**-20
+    """Of each entry of each patch's gradient."""
+    gradient_sum: float = 2.0**-14
+    """Of each entry's sum over all slots; much less than `gradient` times the slots."""
+    loss: float = 2.0**-20
+    """Of each patch's loss."""
+
+
+DEFAULT_TOLERANCES = Tolerances()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBatch:
+    """A contributed batch that has been decrypted and found honest; stays with the custody.
+
+    Arrays cover all slots and hold what the ciphertexts hold, encryption error included: bundles are
+    compared with the gradient of exactly these numbers.
+    """
+
+    inputs: FloatArray
+    """(slots, inputs, P, P)"""
+    target: FloatArray
+    """(slots, O, O)"""
+    constant: FloatArray | None
+    """(slots,), of a validation batch."""
+    patches: int
+
+    def save(self, path: Path) -> None:
+        """One .npz file at exactly `path`."""
+        constant = np.empty(0) if self.constant is None else self.constant
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                inputs=self.inputs,
+                target=self.target,
+                constant=constant,
+                patches=np.int64(self.patches),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        with np.load(path, allow_pickle=False) as arrays:
+            constant = arrays["constant"]
+            return cls(
+                arrays["inputs"],
+                arrays["target"],
+                constant if constant.size else None,
+                int(arrays["patches"]),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class BundleReport:
+    """How a bundle compares with the clear. For the custodian's own eyes: the errors of a refused
+    bundle are decryptions of foreign bytes, so its sender may learn `accepted` and nothing else."""
+
+    accepted: bool
+    detail: str
+    """Empty if accepted; else what differs, where, and by how much."""
+    patch: int
+    """Of the largest error; -1 if nothing could be compared."""
+    entry: str
+    """Gradient entry of the largest error, e.g. `w[0,1,2,2]`."""
+    error: float
+    tolerance: float
+    sum_error: float
+    sum_tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedBundle:
+    """A report, and the gradients if and only if it accepts."""
+
+    report: BundleReport
+    gradients: FloatArray | None
+    """(used patches, entries)"""
+
+
+def prepare_batch(
+    private: PrivateContext,
+    spec: FusionSpec,
+    batch: Source,
+    patches: int,
+    validation: bool,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
+) -> PreparedBatch:
+    """The decrypted batch, every slot of it checked.
+
+    Raises WorkloadError naming the field and what was expected; the batch's contributor is at fault.
+    The text holds no decrypted number: it may be shown to the contributor.
+    """
+    try:
+        inputs, target, constant = decrypt_batch(private, spec.circuit, batch)
+    except HeError as error:
+        raise WorkloadError(f"batch: {error}") from error
+    if not 1 <= patches <= len(inputs):
+        raise WorkloadError(f"patches must lie in [1, {len(inputs)}], got {patches}")
+    if (constant is not None) != validation:
+        raise WorkloadError(f"batch: expected a {'validation' if validation else 'training'} batch")
+    exact = np.rint(inputs * spec.levels) / spec.levels
+    if not np.isfinite(inputs).all() or exact.min() < 0.0 or exact.max() > 1.0:
+        raise WorkloadError("inputs: grey values must lie in [0, 1]")
+    _check_close("inputs", inputs, exact, tolerances.pixel, f"a multiple of 1/{spec.levels}")
+    if exact[patches:].any():
+        raise WorkloadError(f"inputs: slots from {patches} on must hold zeros")
+    expected = build_training_target(spec.network, exact)
+    _check_close("target", target, expected.plane, tolerances.target, "what the pixels give")
+    if constant is not None:
+        _check_close("constant", constant, expected.constant, tolerances.target, "what the pixels give")
+    return PreparedBatch(inputs, target, constant, patches)
+
+
+def _check_close(field: str, actual: FloatArray, expected: FloatArray, tolerance: float, what: str) -> None:
+    """Negated comparison: a number that is not finite is refused as well."""
+    if not float(np.abs(actual - expected).max(initial=0.0)) <= tolerance:
+        raise WorkloadError(f"{field}: not within {tolerance:.3g} of {what}")
+
+
+def get_entry_name(spec: FusionSpec, index: int) -> str:
+    """The gradient entry at a position of the flat order, e.g. `v[3,0,2]`."""
+    network, kernel = spec.network, spec.kernel
+    if index < network.first_weights:
+        place = np.unravel_index(index, (spec.channels, spec.inputs, kernel, kernel))
+        return "w[" + ",".join(str(int(i)) for i in place) + "]"
+    index -= network.first_weights
+    if index < spec.channels:
+        return f"b[{index}]"
+    index -= spec.channels
+    if index < spec.channels * kernel**2:
+        place = np.unravel_index(index, (spec.channels, kernel, kernel))
+        return "v[" + ",".join(str(int(i)) for i in place) + "]"
+    return "d"
+
+
+def _refuse(detail: str, tolerances: Tolerances) -> CheckedBundle:
+    report = BundleReport(
+        False, detail, -1, "", float("inf"), tolerances.gradient, float("inf"), tolerances.gradient_sum
+    )
+    return CheckedBundle(report, None)
+
+
+def check_bundle(
+    private: PrivateContext,
+    spec: FusionSpec,
+    weights: Sequence[int],
+    batch: PreparedBatch,
+    bundle: Source,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
+) -> CheckedBundle:
+    """Compares every entry of every slot, unused ones included, with the clear gradient.
+
+    Never raises for what the bundle holds: the report says why it is refused, and then no number of
+    it is kept.
+    """
+    try:
+        gradients = decrypt_bundle(private, spec.circuit, bundle)
+    except HeError as error:
+        return _refuse(f"bundle: {error}", tolerances)
+    expected = compute_patch_gradients(spec.network, convert_weights(weights), batch.inputs, batch.target)
+    return compare_gradients(spec, expected, gradients, batch.patches, tolerances)
+
+
+def compare_gradients(
+    spec: FusionSpec, expected: FloatArray, actual: FloatArray, patches: int, tolerances: Tolerances
+) -> CheckedBundle:
+    """The report of `actual` against `expected`, both (slots, entries)."""
+    if actual.shape != expected.shape:
+        return _refuse(f"bundle: {actual.shape} numbers, expected {expected.shape}", tolerances)
+    difference = actual - expected
+    errors = np.abs(difference)
+    errors[~np.isfinite(errors)] = np.inf
+    slot, column = np.unravel_index(int(np.argmax(errors)), errors.shape)
+    patch, entry, error = int(slot), get_entry_name(spec, int(column)), float(errors[slot, column])
+    # An honest error has random sign, so its sum grows with the root of the slots; a shift that hides
+    # under the tolerance of each patch would show here.
+    sums = np.abs(difference.sum(axis=0))
+    sum_error = float(np.nan_to_num(sums, nan=np.inf).max())
+    detail = ""
+    if not error <= tolerances.gradient:
+        detail = (
+            f"patch {patch}, entry {entry}: {error:.3g} away from the clear gradient; "
+            f"at most {tolerances.gradient:.3g} is allowed"
+        )
+    elif not sum_error <= tolerances.gradient_sum:
+        detail = (
+            f"entry {get_entry_name(spec, int(np.argmax(sums)))}: the sum over patches is {sum_error:.3g} "
+            f"away from the clear sum; at most {tolerances.gradient_sum:.3g} is allowed"
+        )
+    report = BundleReport(
+        not detail,
+        detail,
+        patch,
+        entry,
+        error,
+        tolerances.gradient,
+        sum_error,
+        tolerances.gradient_sum,
+    )
+    return CheckedBundle(report, None if detail else actual[:patches])
+
+
+def clip_and_sum(
+    spec: FusionSpec, weights: Sequence[int], checked: CheckedBundle, clip: int, scale_bits: int
+) -> tuple[int, ...]:
+    """One batch's integer sum: each patch's joint gradient over the effective parameters, clipped.
+
+    Raises WorkloadError if the bundle was refused: there is nothing to sum.
+    """
+    if checked.gradients is None:
+        raise WorkloadError(f"a refused bundle is not opened: {checked.report.detail}")
+    return sum_patches(spec, weights, checked.gradients, clip, scale_bits)
+
+
+def sum_patches(
+    spec: FusionSpec, weights: Sequence[int], gradients: FloatArray, clip: int, scale_bits: int
+) -> tuple[int, ...]:
+    """Clipped integer sum of untied gradients (patches, entries), encrypted or clear alike."""
+    effective = fold_output_bias(spec.network, convert_weights(weights), gradients)
+    return sum_clipped(clip_to_units(effective, clip, scale_bits))
+
+
+def _bind(tag: str, binding: bytes, numbers: Sequence[int]) -> bytes:
+    """The binding of a noise draw: what the opening is about, and the exact numbers it hides.
+
+    With the numbers bound in, sums that differ by as little as one unit get independent noise, so
+    that no difference of two openings is ever free of it.
+    """
+    body = ",".join(str(number) for number in numbers).encode()
+    return hash_domain(tag, len(binding).to_bytes(8, "big") + binding + body)
+
+
+def open_gradient(sums: Sequence[int], noise: int, secret: bytes, binding: bytes) -> tuple[int, ...]:
+    """The step's opened gradient: sums over all its batches plus N(0, noise²), in opened units.
+
+    `binding` names chain, task, step, weights and bundles; the same arguments give the same numbers.
+    """
+    draws = draw_gaussian(secret, _bind("gradient-noise", binding, sums), len(sums), noise)
+    return tuple(total + draw for total, draw in zip(sums, draws, strict=True))
+
+
+def sum_losses(
+    private: PrivateContext,
+    spec: FusionSpec,
+    weights: Sequence[int],
+    batch: PreparedBatch,
+    loss: Source,
+    clip: int,
+    scale_bits: int,
+    tolerances: Tolerances = DEFAULT_TOLERANCES,
+) -> int:
+    """Sum over one validation batch of each patch's loss, clipped to [0, clip], in opened units.
+
+    The custody has computed `loss` itself; comparing it with the clear guards against a fault of the
+    machine. Raises WorkloadError if they differ.
+    """
+    if batch.constant is None:
+        raise WorkloadError("a loss is opened on validation batches only")
+    try:
+        losses = decrypt_loss(private, spec.circuit, loss)
+    except HeError as error:
+        raise WorkloadError(f"loss: {error}") from error
+    expected = compute_patch_losses(
+        spec.network, convert_weights(weights), batch.inputs, batch.target, batch.constant
+    )
+    _check_close("loss", losses, expected, tolerances.loss, "the clear loss")
+    return sum_clipped_losses(losses[: batch.patches], clip, scale_bits)
+
+
+def sum_clipped_losses(losses: FloatArray, clip: int, scale_bits: int) -> int:
+    """Exact sum of floor(loss · 2^scale_bits) limited to [0, clip]."""
+    if clip < 1:
+        raise WorkloadError(f"loss_clip must be at least 1, got {clip}")
+    units = np.clip(np.floor(np.ldexp(losses, scale_bits)), 0, clip)
+    return int(units.astype(np.int64).sum())
+
+
+def open_loss(sums: Sequence[int], patches: int, noise: int, secret: bytes, binding: bytes) -> int:
+    """The rounded mean over `patches` of all validation batches' sums plus N(0, noise²); at least 0."""
+    if patches < 1:
+        raise WorkloadError("a mean loss needs at least one patch")
+    total = sum(sums)
+    noisy = total + draw_gaussian(secret, _bind("loss-noise", binding, (total, patches)), 1, noise)[0]
+    return max(0, (2 * noisy + patches) // (2 * patches))
