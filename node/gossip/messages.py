@@ -1,0 +1,190 @@
+"""What peers say to each other: canonical msgpack, decoded by expected type and bounded in every length."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from consensus.codec import CodecError, decode, encode
+from consensus.types import Hash32, Height
+
+PROTOCOL_VERSION = 1
+
+MAX_ADDRESS_LENGTH = 262
+MAX_INLINE_BYTES = 2048
+"""Objects up to this size travel inside their announcement."""
+MAX_ANNOUNCED = 256
+MAX_OBJECT_IDS = 256
+MAX_HASHES = 2048
+MAX_OBJECT_BYTES = 4 * 1024 * 1024 + 64 * 1024
+"""Largest object: a block of the largest body with its header."""
+MAX_REPLY_BYTES = MAX_OBJECT_BYTES + 64 * 1024
+MAX_MANIFEST_BYTES = 64 * 1024
+
+
+class MessageError(Exception):
+    """Bytes are not a message of the expected type within its limits; the sender is at fault."""
+
+
+class Kind(StrEnum):
+    """Kinds of announced objects."""
+
+    BLOCK = "block"
+    TRANSACTION = "transaction"
+    CLAIM = "claim"
+    PRESENCE = "presence"
+
+
+class Route(StrEnum):
+    """Kinds of requests; each has its limits."""
+
+    STATUS = "status"
+    ANNOUNCE = "announce"
+    OBJECTS = "objects"
+    HASHES = "hashes"
+    MANIFEST = "manifest"
+    CHUNK = "chunk"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """Where a node stands."""
+
+    chain_id: Hash32
+    genesis: Hash32
+    height: Height
+    head: Hash32
+    version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Request and reply of STATUS: the handshake, and the heartbeat afterwards."""
+
+    status: PeerStatus
+    address: str
+    """host:port where the sender can be dialled; empty if it can't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    kind: Kind
+    id: Hash32
+    data: bytes | None
+    """The object itself, if it is small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    chain_id: Hash32
+    items: tuple[Announced, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsRequest:
+    chain_id: Hash32
+    kind: Kind
+    ids: tuple[Hash32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsReply:
+    """The objects in the order of the request; shorter where the reply would grow too large."""
+
+    objects: tuple[bytes | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HashesRequest:
+    chain_id: Hash32
+    from_height: Height
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class HashesReply:
+    """The replying node's head chain, ascending from the asked height."""
+
+    hashes: tuple[Hash32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRequest:
+    """Answered by the manifest's own encoding."""
+
+    chain_id: Hash32
+    root: Hash32
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRequest:
+    """Answered by the chunk's bytes."""
+
+    chain_id: Hash32
+    root: Hash32
+    index: int
+
+
+Message = (
+    Hello
+    | Announcement
+    | ObjectsRequest
+    | ObjectsReply
+    | HashesRequest
+    | HashesReply
+    | ManifestRequest
+    | ChunkRequest
+)
+
+T = TypeVar("T", bound=Message)
+
+MAX_REQUEST_BYTES: dict[Route, int] = {
+    Route.STATUS: 1024,
+    Route.ANNOUNCE: 1024 + MAX_ANNOUNCED * (MAX_INLINE_BYTES + 64),
+    Route.OBJECTS: 1024 + MAX_OBJECT_IDS * 34,
+    Route.HASHES: 256,
+    Route.MANIFEST: 256,
+    Route.CHUNK: 256,
+}
+
+
+def encode_message(message: Message) -> bytes:
+    return encode(message)
+
+
+def decode_message(cls: type[T], data: bytes) -> T:
+    """The message whose encoding is exactly `data`.
+
+    Raises `MessageError` for anything else, and for lists or texts beyond their limits.
+    """
+    try:
+        message = decode(cls, data)
+    except CodecError as error:
+        raise MessageError(f"no canonical {cls.__name__}: {error}") from error
+    _check_limits(message)
+    return message
+
+
+def _check_limits(message: Message) -> None:
+    if isinstance(message, Hello):
+        _check("address", len(message.address), MAX_ADDRESS_LENGTH)
+    elif isinstance(message, Announcement):
+        _check("announced objects", len(message.items), MAX_ANNOUNCED)
+        for item in message.items:
+            _check("bytes inline", len(item.data or b""), MAX_INLINE_BYTES)
+    elif isinstance(message, ObjectsRequest):
+        _check("ids", len(message.ids), MAX_OBJECT_IDS)
+    elif isinstance(message, ObjectsReply):
+        _check("objects", len(message.objects), MAX_OBJECT_IDS)
+        for data in message.objects:
+            _check("bytes of an object", len(data or b""), MAX_OBJECT_BYTES)
+    elif isinstance(message, HashesRequest):
+        _check("hashes", message.count, MAX_HASHES)
+    elif isinstance(message, HashesReply):
+        _check("hashes", len(message.hashes), MAX_HASHES)
+    elif isinstance(message, ChunkRequest):
+        _check("chunk index", message.index, MAX_MANIFEST_BYTES // 32)
+
+
+def _check(what: str, found: int, most: int) -> None:
+    if not 0 <= found <= most:
+        raise MessageError(f"Expected 0 to {most} {what}. Got {found}.")
