@@ -122,7 +122,9 @@ def _build_templates(params: CkksParams) -> _Templates:
     try:
         zero = scratch.sub(probe, probe, True)
     except (RuntimeError, ValueError) as error:
-        raise BuildError("the library was built to throw on transparent ciphertexts; see the README") from error
+        raise BuildError(
+            "the library was built to throw on transparent ciphertexts; see the README"
+        ) from error
     del zero
     ciphertext: list[bytes] = []
     plaintext: list[bytes] = []
@@ -239,7 +241,7 @@ class Engine:
         parts = [self._templates.relin_keys]
         for index in range(self.params.levels):
             parts.append(self._templates.public_key)
-            parts.append(view[index * self._key_bytes : (index + 1) * self._key_bytes])
+            parts.append(bytes(view[index * self._key_bytes : (index + 1) * self._key_bytes]))
         self._library.from_bytes_relin_key(b"".join(parts))
         self._has_relin = True
 

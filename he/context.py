@@ -73,7 +73,9 @@ class PrivateContext:
         """New keys, all made in the one object that makes the secret."""
         bodies = Engine(params).generate_keys()
         return cls(
-            SecretKey(params, bodies.secret), PublicKey(params, bodies.public), RelinKeys(params, bodies.relin)
+            SecretKey(params, bodies.secret),
+            PublicKey(params, bodies.public),
+            RelinKeys(params, bodies.relin),
         )
 
     @property

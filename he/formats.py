@@ -30,7 +30,9 @@ class Magic(bytes, Enum):
 VALIDATION_FLAG = 1
 
 
-def build_header(magic: Magic, params: CkksParams, spec: PolynomialSpec | None = None, flags: int = 0) -> bytes:
+def build_header(
+    magic: Magic, params: CkksParams, spec: PolynomialSpec | None = None, flags: int = 0
+) -> bytes:
     """The one valid header."""
     name = params.name.encode("ascii")
     shape = (0, 0, 0, 0, 0)

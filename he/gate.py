@@ -4,6 +4,7 @@ Exact length, the one valid header, every residue below its prime, and no cipher
 secret part. What passes has exactly one encoding, so equal hashes mean equal ciphertexts.
 """
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ def open_source(source: Source) -> memoryview:
     if isinstance(source, Path):
         if source.stat().st_size == 0:
             return memoryview(b"")
-        return memoryview(np.memmap(source, dtype=np.uint8, mode="r")).toreadonly()
+        with source.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     return memoryview(source).cast("B").toreadonly()
 
 
@@ -101,7 +103,9 @@ def check_secret_key(params: CkksParams, source: Source) -> memoryview:
     return _check_keys(params, source, Magic.SECRET_KEY, parts=1, components=1)
 
 
-def _check_keys(params: CkksParams, source: Source, magic: Magic, *, parts: int, components: int) -> memoryview:
+def _check_keys(
+    params: CkksParams, source: Source, magic: Magic, *, parts: int, components: int
+) -> memoryview:
     view = open_source(source)
     words = parts * components * len(params.primes) * params.ring
     _check_length(view, HEADER_BYTES + words * WORD_BYTES)
@@ -132,7 +136,9 @@ def _check_bodies(params: CkksParams, view: memoryview, bodies: tuple[Body, ...]
     for index, body in enumerate(bodies):
         level = body.form.level
         words = 2 * level * params.ring
-        residues = np.frombuffer(view, dtype="<u8", offset=body.offset, count=words).reshape(2, level, params.ring)
+        residues = np.frombuffer(view, dtype="<u8", offset=body.offset, count=words).reshape(
+            2, level, params.ring
+        )
         if not bool((residues.max(axis=-1) < limits[:level]).all()):
             raise GateError(GateReason.RESIDUE, f"a residue of ciphertext {index} is not below its prime")
         if not bool(residues[1].any()):

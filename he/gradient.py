@@ -14,22 +14,24 @@ relinearisation and rescaling round, so they happen here and nowhere else:
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from he.backend import Engine
 from he.context import PublicContext
 from he.errors import MissingKeyError, ParameterError
 from he.formats import (
     VALIDATION_FLAG,
-    WORD_BYTES,
     BatchLayout,
     Body,
     Magic,
     build_batch_layout,
     build_bundle_layout,
     build_header,
-    build_loss_layout,
 )
 from he.gate import Source, check_batch, open_source
 from he.plan import Form, Plan, build_plan, check_magnitudes
+from he.residues import Residues, compute_weighted_sums
 from he.spec import IntegerWeights, PolynomialSpec
 from he.tensor import CiphertextTensor, Constant
 
@@ -37,7 +39,12 @@ Position = tuple[int, int]
 
 
 def compute_gradient_bundle(
-    context: PublicContext, spec: PolynomialSpec, weights: Sequence[int], batch: Source, *, checked: bool = False
+    context: PublicContext,
+    spec: PolynomialSpec,
+    weights: Sequence[int],
+    batch: Source,
+    *,
+    checked: bool = False,
 ) -> bytes:
     """The canonical gradient bundle of a batch, training or validation, at integer weights.
 
@@ -60,7 +67,12 @@ def compute_gradient_bundle(
 
 
 def compute_loss_ciphertext(
-    context: PublicContext, spec: PolynomialSpec, weights: Sequence[int], batch: Source, *, checked: bool = False
+    context: PublicContext,
+    spec: PolynomialSpec,
+    weights: Sequence[int],
+    batch: Source,
+    *,
+    checked: bool = False,
 ) -> bytes:
     """The canonical loss ciphertext, one loss a slot, of a validation batch at integer weights.
 
@@ -97,26 +109,43 @@ class _Circuit:
     # --- forward ------------------------------------------------------------------------------
 
     def compute_hidden(self) -> Iterator[tuple[int, Position, CiphertextTensor]]:
-        """z = w * X + b by channel and position."""
+        """z = w * X + b by position and channel, one row of positions after the other."""
         spec, engine, plan = self.spec, self.engine, self.plan
-        data = [self.load(body) for body in self.layout.inputs]
-        bias_shift = plan.hidden.scale / plan.weight_scale
-        for c in range(spec.channels):
-            taps = [
-                (a, k, l, self.build_weight(int(self.weights.w[c, a, k, l]), plan.input.level))
-                for a in range(spec.inputs)
-                for k in range(spec.kernel)
-                for l in range(spec.kernel)
-            ]
-            bias = engine.build_constant(int(self.weights.b[c]) * int(bias_shift), plan.hidden)
-            for i, j in _grid(spec.hidden):
-                total: CiphertextTensor | None = None
-                for a, k, l, weight in taps:
-                    pixel = data[(a * spec.patch + i + k) * spec.patch + j + l]
-                    total = self.accumulate(total, engine.multiply_constant(pixel, weight))
-                hidden = _require(total)
-                engine.add_constant_inplace(hidden, bias)
-                yield c, (i, j), hidden
+        units = plan.hidden.scale / plan.weight_scale
+        biases = [engine.build_constant(int(value) * int(units), plan.hidden) for value in self.weights.b]
+        matrix = self.build_row_matrix()
+        for i in range(spec.hidden):
+            row = self.compute_hidden_row(i, matrix)
+            for j in range(spec.hidden):
+                for c in range(spec.channels):
+                    hidden = engine.load(row[c * spec.hidden + j], plan.hidden)
+                    engine.add_constant_inplace(hidden, biases[c])
+                    yield c, (i, j), hidden
+
+    def build_row_matrix(self) -> NDArray[np.int64]:
+        """(C Z, K A P): from `kernel` rows of all inputs, in the order [k][a][j], to a row of z."""
+        spec = self.spec
+        matrix = np.zeros((spec.channels, spec.hidden, spec.kernel, spec.inputs, spec.patch), dtype=np.int64)
+        taps = self.weights.w.transpose(0, 2, 1, 3)
+        for j in range(spec.hidden):
+            matrix[:, j, :, :, j : j + spec.kernel] = taps
+        return matrix.reshape(spec.channels * spec.hidden, -1)
+
+    def compute_hidden_row(self, i: int, matrix: NDArray[np.int64]) -> Residues:
+        """(C Z, 2, level, ring): residues of w * X along row i."""
+        spec, params, level = self.spec, self.plan.params, self.plan.input.level
+        pixels = [
+            self.get_residues(self.layout.inputs[(a * spec.patch + i + k) * spec.patch + j])
+            for k in range(spec.kernel)
+            for a in range(spec.inputs)
+            for j in range(spec.patch)
+        ]
+        row = np.empty((len(matrix), 2, level, params.ring), dtype=np.uint64)
+        for part in range(2):
+            for index in range(level):
+                data = np.stack([pixel[part, index] for pixel in pixels])
+                compute_weighted_sums(data, matrix, params.primes[index], row[:, part, index])
+        return row
 
     def compute_square(self, hidden: CiphertextTensor) -> CiphertextTensor:
         """h = z^2, rescaled, in three components."""
@@ -129,9 +158,9 @@ class _Circuit:
         spec = self.spec
         return [
             [
-                (k, l, self.build_weight(int(self.weights.v[c, k, l]), self.plan.output.level))
+                (k, m, self.build_weight(int(self.weights.v[c, k, m]), self.plan.output.level))
                 for k in range(spec.kernel)
-                for l in range(spec.kernel)
+                for m in range(spec.kernel)
             ]
             for c in range(spec.channels)
         ]
@@ -143,8 +172,8 @@ class _Circuit:
         taps: list[tuple[int, int, Constant]],
         position: Position,
     ) -> None:
-        for k, l, weight in taps:
-            place = (position[0] - k, position[1] - l)
+        for k, m, weight in taps:
+            place = (position[0] - k, position[1] - m)
             if self.is_output(place):
                 output[place] = self.accumulate(
                     output.get(place), self.engine.multiply_constant(square, weight)
@@ -239,11 +268,11 @@ class _Circuit:
         """dL/dv[c] = sum_o G_o h_(o+k)."""
         spec = self.spec
         first = spec.channels * (spec.inputs * spec.kernel**2 + 1) + c * spec.kernel**2
-        for k, l in _grid(spec.kernel):
+        for k, m in _grid(spec.kernel):
             total: CiphertextTensor | None = None
             for (i, j), tensor in residual.items():
-                total = self.accumulate(total, self.engine.multiply(tensor, squares[i + k, j + l]))
-            yield first + k * spec.kernel + l, self.finish_gradient(_require(total))
+                total = self.accumulate(total, self.engine.multiply(tensor, squares[i + k, j + m]))
+            yield first + k * spec.kernel + m, self.finish_gradient(_require(total))
 
     def compute_deltas(
         self,
@@ -255,8 +284,8 @@ class _Circuit:
         deltas = {}
         for (i, j), z in hidden.items():
             total: CiphertextTensor | None = None
-            for k, l, weight in taps:
-                tensor = residual.get((i - k, j - l))
+            for k, m, weight in taps:
+                tensor = residual.get((i - k, j - m))
                 if tensor is not None:
                     total = self.accumulate(total, self.engine.multiply_constant(tensor, weight))
             delta = self.engine.multiply(_require(total), z)
@@ -271,12 +300,12 @@ class _Circuit:
         """dL/dw[c] = sum_z delta_z X_(z+k) and dL/db[c] = sum_z delta_z."""
         spec = self.spec
         for a in range(spec.inputs):
-            for k, l in _grid(spec.kernel):
+            for k, m in _grid(spec.kernel):
                 total: CiphertextTensor | None = None
                 for (i, j), delta in deltas.items():
-                    pixel = data[(a * spec.patch + i + k) * spec.patch + j + l]
+                    pixel = data[(a * spec.patch + i + k) * spec.patch + j + m]
                     total = self.accumulate(total, self.engine.multiply(delta, pixel))
-                index = ((c * spec.inputs + a) * spec.kernel + k) * spec.kernel + l
+                index = ((c * spec.inputs + a) * spec.kernel + k) * spec.kernel + m
                 yield index, self.finish_gradient(_require(total))
         total = None
         for delta in deltas.values():
@@ -308,12 +337,14 @@ class _Circuit:
 
     def load(self, body: Body, level: int | None = None) -> CiphertextTensor:
         """A ciphertext of the batch, taken straight at a lower level where asked: fewer primes."""
-        data = self.view[body.offset : body.offset + body.get_length(self.plan.params)]
-        if level is None or level == body.form.level:
-            return self.engine.load(data, body.form)
-        half, kept = len(data) // 2, level * self.plan.params.ring * WORD_BYTES
-        parts = (data[:kept], data[half : half + kept])
-        return self.engine.load(b"".join(parts), Form(level, body.form.scale))
+        kept = body.form.level if level is None else level
+        return self.engine.load(self.get_residues(body)[:, :kept], Form(kept, body.form.scale))
+
+    def get_residues(self, body: Body) -> Residues:
+        """(2, level, ring), a view into the batch."""
+        level, ring = body.form.level, self.plan.params.ring
+        flat = np.frombuffer(self.view, dtype="<u8", offset=body.offset, count=2 * level * ring)
+        return flat.reshape(2, level, ring)
 
 
 def _grid(side: int) -> Iterator[Position]:

@@ -89,7 +89,8 @@ def decrypt_bundle(private: PrivateContext, spec: PolynomialSpec, bundle: Source
     w = spec.channels * spec.inputs * spec.kernel**2
     factors = np.full(spec.gradients, 2.0 / spec.output**2)
     factors[: w + spec.channels] *= 2.0
-    return values * factors
+    gradients: Floats = values * factors
+    return gradients
 
 
 def decrypt_loss(private: PrivateContext, spec: PolynomialSpec, loss: Source) -> Floats:

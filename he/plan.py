@@ -163,7 +163,9 @@ def compute_bounds(plan: Plan, weights: Sequence[int]) -> tuple[Bound, ...]:
         total = sum(abs(int(value)) for value in tensors.w[c].flat) * inputs.data
         z.append(Fraction(total + abs(int(tensors.b[c]))) / unit)
         v.append(Fraction(sum(abs(int(value)) for value in tensors.v[c].flat)) / unit)
-    output = sum((a * b**2 for a, b in zip(v, z, strict=True)), Fraction(abs(tensors.compute_tied_bias())) / unit**3)
+    output = sum(
+        (a * b**2 for a, b in zip(v, z, strict=True)), Fraction(abs(tensors.compute_tied_bias())) / unit**3
+    )
     stencil = 1 + 2 * mu * min(4, 2 * (spec.output - 1))
     residual = stencil * output + inputs.target
     z_max, v_max = max(z), max(v)
@@ -183,7 +185,11 @@ def compute_bounds(plan: Plan, weights: Sequence[int]) -> tuple[Bound, ...]:
         Bound("gradient of b", plan.gradient_b, delta * positions),
         Bound("gradient of w", plan.gradient_w, delta * positions * inputs.data),
         Bound("gradient of v", plan.gradient_v, residual * z_max**2 * outputs),
-        Bound("loss before rescaling", plan.loss_sum, output * (residual + inputs.target) * outputs + inputs.constant),
+        Bound(
+            "loss before rescaling",
+            plan.loss_sum,
+            output * (residual + inputs.target) * outputs + inputs.constant,
+        ),
         Bound("loss", plan.loss, output * (residual + inputs.target) * outputs + inputs.constant),
     )
 

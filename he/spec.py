@@ -39,7 +39,9 @@ class PolynomialSpec:
         if self.kernel % 2 == 0:
             raise ParameterError(f"kernel must be odd, not {self.kernel}")
         if self.output < 1:
-            raise ParameterError(f"patch {self.patch} leaves no output after two {self.kernel}x{self.kernel} kernels")
+            raise ParameterError(
+                f"patch {self.patch} leaves no output after two {self.kernel}x{self.kernel} kernels"
+            )
 
     @property
     def hidden(self) -> int:
@@ -89,5 +91,7 @@ class IntegerWeights:
     def compute_tied_bias(self) -> int:
         """-sum v b^2 in units of the cube of a weight's unit; exact."""
         return -sum(
-            int(value) * int(bias) ** 2 for bias, plane in zip(self.b, self.v, strict=True) for value in plane.flat
+            int(value) * int(bias) ** 2
+            for bias, plane in zip(self.b, self.v, strict=True)
+            for value in plane.flat
         )
