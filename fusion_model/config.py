@@ -27,7 +27,8 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if min(self.patch, self.channels, self.kernel) < 1 or self.kernel % 2 == 0:
             raise ValueError(
-                f"patch and channels must be positive and kernel odd; got {self.patch}, {self.channels}, {self.kernel}"
+                "patch and channels must be positive and kernel odd; "
+                f"got {self.patch}, {self.channels}, {self.kernel}"
             )
         if self.inputs < 2:
             raise ValueError(f"fusion needs at least 2 inputs; got {self.inputs}")

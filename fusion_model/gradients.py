@@ -1,7 +1,7 @@
 """Closed-form losses and gradients of the polynomial network, patch by patch, in float64.
 
-These are the numbers that the encrypted circuits compute and that a custody compares them with, so nothing here
-needs a training library. Shapes: inputs (n, inputs, P, P), loss target R (n, O, O), constant (n,).
+These are the numbers that the encrypted circuits compute and that a custody compares them with, so nothing
+here needs a training library. Shapes: inputs (n, inputs, P, P), loss target R (n, O, O), constant (n,).
 """
 
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ def compute_patch_losses(
 
 
 def fold_output_bias(config: NetworkConfig, weights: npt.ArrayLike, gradients: Array) -> Array:
-    """Gradients (..., 113) turned into those of the trained parameters (..., 112), d being tied to v and b."""
+    """Gradients (..., 113) turned into those of the trained parameters (..., 112), d tied to v and b."""
     if gradients.shape[-1] != config.gradient_entries:
         raise ValueError(f"expected {config.gradient_entries} gradient entries, got {gradients.shape[-1]}")
     layers = split_weights(config, weights)

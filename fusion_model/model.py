@@ -62,20 +62,28 @@ class PolynomialFusion(nn.Module):
 
 
 def build_initial_weights(config: NetworkConfig, seed: int) -> tuple[int, ...]:
-    """Deterministic integer starting weights in units of 2^-20.
+    """Deterministic integer starting weights in units of 2^-20: nearly the plain mean of the inputs.
 
-    Half the channels see +-0.6 (A - B) of the first two inputs in the kernel's centre plus N(0, 0.15) everywhere; the
-    second layer is N(0, 0.03), the biases 0.3 on the other half.
+    Channel by channel, the first layer sees the difference A - B of the first two inputs (its square tells
+    how far the brighter one is above the mean), their blurred difference, A alone and B alone; the last two with a
+    bias, so that their squares carry linear filters too. Everything else is small noise that breaks symmetry.
     """
     generator = np.random.default_rng(seed)
-    c, k, half = config.channels, config.kernel, config.channels // 2
-    first = generator.normal(0, 0.15, (c, config.inputs, k, k))
-    second = generator.normal(0, 0.03, (c, k, k))
-    bias = np.zeros(c)
+    c, k = config.channels, config.kernel
+    first = generator.normal(0, 0.02, (c, config.inputs, k, k))
+    second = generator.normal(0, 0.01, (c, k, k))
+    bias = np.empty(c)
     centre = k // 2
-    signs = np.where(np.arange(half) % 2 == 0, 0.6, -0.6)
-    first[:half, 0, centre, centre] += signs
-    first[:half, 1, centre, centre] -= signs
-    bias[half:] = 0.3
+    for channel in range(c):
+        match channel % 4:
+            case 0:
+                first[channel, 0, centre, centre] += 1.3
+                first[channel, 1, centre, centre] -= 1.3
+            case 1:
+                first[channel, 0] += 0.2 / k**2
+                first[channel, 1] -= 0.2 / k**2
+            case kind:
+                first[channel, kind - 2, centre, centre] += 1.0
+        bias[channel] = 0.1 if channel % 4 < 2 else 0.6
     flat = np.concatenate([first.ravel(), bias, second.ravel()])
     return tuple(int(value) for value in np.rint(flat / WEIGHT_UNIT))

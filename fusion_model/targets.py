@@ -1,7 +1,8 @@
 """What the fused image should be: training targets made in clear by whoever holds the images.
 
-The loss weighs two of them: an intensity target T with weight 1 and a signed image-gradient target g with weight
-`NetworkConfig.gradient_weight`, called lambda where the loss is described and mu where the circuits are.
+The loss weighs two of them: an intensity target T with weight 1 and a signed image-gradient target g with
+weight `NetworkConfig.gradient_weight`. That weight is one number under two names: lambda where the loss is
+described over images, mu where the circuits and patches are.
 """
 
 from typing import NamedTuple

@@ -1,0 +1,165 @@
+"""Registered pairs from PNG files: two folders of equal names, or a manifest of pairs and patients."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fusion_model.gradients import Array
+from fusion_model.pairs import ImagePair
+
+MAX_SIDE = 4096
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
+_PATIENT_COLUMNS = ("patient", "atlas_case")
+_MODES = ("L", "RGB")
+
+
+class ImportRefusedError(ValueError):
+    """A file or pair that can not be used; names it and says why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class _Grey(NamedTuple):
+    luminance: Array
+    chroma: Array | None
+
+
+def import_folders(first: Path, second: Path) -> list[ImagePair]:
+    """Pairs of the PNG files that have equal names in both folders, sorted by name.
+
+    The patient is the part of the name before the first underscore, so `case7_012.png` belongs to `case7`.
+    Raises ImportRefusedError for a file without its twin, an empty folder, and what `import_pair` refuses.
+    """
+    names = [_list_names(folder) for folder in (first, second)]
+    for folder, mine, other in ((first, names[0], names[1]), (second, names[1], names[0])):
+        lonely = sorted(mine - other)
+        if lonely:
+            raise ImportRefusedError(folder / lonely[0], "has no file of the same name in the other folder")
+    if not names[0]:
+        raise ImportRefusedError(first, "contains no PNG file")
+    ordered = sorted(names[0])
+    labels = [Path(name).stem.split("_", 1)[0] for name in ordered]
+    numbers = _number_patients(labels)
+    return [
+        import_pair(first / name, second / name, Path(name).stem, numbers[label])
+        for name, label in zip(ordered, labels, strict=True)
+    ]
+
+
+def import_manifest(manifest: Path, modality: str | None = None) -> list[ImagePair]:
+    """Pairs of a CSV with the columns id, modality, file_a, file_b and patient (or atlas_case), in its order.
+
+    Files are relative to the manifest's folder and may not leave it. `modality` keeps only those rows.
+    """
+    rows = _read_rows(manifest)
+    kept = [row for row in rows if modality is None or row["modality"] == modality]
+    if not kept:
+        raise ImportRefusedError(
+            manifest, f"has no pair of modality {modality}" if modality else "has no pair"
+        )
+    column = next(name for name in _PATIENT_COLUMNS if name in kept[0])
+    numbers = _number_patients([row[column] for row in kept])
+    return [
+        import_pair(
+            _resolve_inside(manifest, row["file_a"]),
+            _resolve_inside(manifest, row["file_b"]),
+            row["id"],
+            numbers[row[column]],
+        )
+        for row in kept
+    ]
+
+
+def import_pair(first: Path, second: Path, name: str, patient: int) -> ImagePair:
+    """One pair in [0, 1]; a coloured image gives its luminance and keeps its colours aside.
+
+    Raises ImportRefusedError for an unreadable or non-PNG file, one that is not 8-bit grey or RGB, a pair of
+    different sizes (they would not be registered), or two coloured images.
+    """
+    a, b = _load_grey(first), _load_grey(second)
+    if a.luminance.shape != b.luminance.shape:
+        sizes = [f"{width}x{height}" for height, width in (b.luminance.shape, a.luminance.shape)]
+        raise ImportRefusedError(second, f"is {sizes[0]} pixels, but its twin {first} is {sizes[1]}")
+    if a.chroma is not None and b.chroma is not None:
+        raise ImportRefusedError(second, f"is coloured, and so is its twin {first}; at most one may be")
+    chroma = a.chroma if b.chroma is None else b.chroma
+    return ImagePair(name, patient, a.luminance, b.luminance, chroma)
+
+
+def _load_grey(path: Path) -> _Grey:
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if max(image.size) > MAX_SIDE:
+                raise ImportRefusedError(
+                    path, f"is {image.width}x{image.height} pixels, more than {MAX_SIDE} a side"
+                )
+            if image.mode not in _MODES:
+                raise ImportRefusedError(path, f"has pixel mode {image.mode}; only 8-bit grey or RGB is read")
+            pixels = np.asarray(image)
+            mode = image.mode
+    except FileNotFoundError as error:
+        raise ImportRefusedError(path, "does not exist") from error
+    except UnidentifiedImageError as error:
+        raise ImportRefusedError(path, "is not a PNG image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, ImportRefusedError):
+            raise
+        raise ImportRefusedError(path, f"can not be read: {error}") from error
+    if mode == "L":
+        return _Grey(pixels / 255, None)
+    colour = pixels / 255
+    exact = colour @ _LUMINANCE
+    luminance = np.rint(exact * 255) / 255
+    if (pixels == pixels[:, :, :1]).all():
+        return _Grey(luminance, None)
+    chroma = np.stack([(colour[:, :, 2] - exact) / 1.772, (colour[:, :, 0] - exact) / 1.402])
+    return _Grey(luminance, chroma)
+
+
+def _list_names(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        raise ImportRefusedError(folder, "is not a folder")
+    return {path.name for path in folder.iterdir() if path.suffix.lower() == ".png"}
+
+
+def _read_rows(manifest: Path) -> list[Mapping[str, str]]:
+    try:
+        with manifest.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns = set(reader.fieldnames or ())
+            rows: list[Mapping[str, str]] = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImportRefusedError(manifest, f"can not be read: {error}") from error
+    missing = sorted({"id", "modality", "file_a", "file_b"} - columns)
+    if missing or not columns & set(_PATIENT_COLUMNS):
+        missing += [] if columns & set(_PATIENT_COLUMNS) else ["patient"]
+        raise ImportRefusedError(manifest, f"lacks the columns {', '.join(missing)}")
+    for line, row in enumerate(rows, start=2):
+        if any(value is None for value in row.values()):
+            raise ImportRefusedError(manifest, f"row {line} has too few columns")
+    return rows
+
+
+def _resolve_inside(manifest: Path, name: str) -> Path:
+    folder = manifest.parent.resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise ImportRefusedError(manifest, f"names {name}, which is outside its folder")
+    return path
+
+
+def _number_patients(labels: Sequence[str]) -> dict[str, int]:
+    """Patients' numbers: the labels themselves where all are different numbers, else their rank."""
+    distinct = sorted(set(labels))
+    if all(label.isdecimal() for label in distinct) and len({int(label) for label in distinct}) == len(
+        distinct
+    ):
+        return {label: int(label) for label in distinct}
+    return {label: rank for rank, label in enumerate(distinct)}
