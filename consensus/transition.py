@@ -11,7 +11,7 @@ from consensus.errors import InvalidBlock, InvalidTransaction, Reason
 from consensus.openings import apply_open_gradient, apply_open_loss
 from consensus.publication import apply_contribute, apply_draft, apply_publish
 from consensus.settlement import apply_available, apply_expire, apply_work
-from consensus.state import State
+from consensus.state import Account, State
 from consensus.task import (
     Available,
     Contribute,
@@ -59,14 +59,24 @@ def check_transaction(transaction: SignedTransaction, chain_id: Hash32) -> Hash3
     return identifier
 
 
-def _apply_transfer(state: State, sender: Address, payload: Transfer) -> State:
+def _check_nonce(account: Account, nonce: int) -> None:
+    if nonce != account.nonce:
+        is_future = nonce > account.nonce
+        reason = Reason.TX_NONCE_FUTURE if is_future else Reason.TX_NONCE
+        raise InvalidTransaction(reason, f"expected {account.nonce}, got {nonce}")
+
+
+def _apply_transfer(state: State, transaction: SignedTransaction, payload: Transfer) -> State:
+    """Nonce and payment in one change of the sender's account."""
+    account = state.get_account(transaction.sender)
+    _check_nonce(account, transaction.nonce)
     if payload.amount <= 0:
         raise InvalidTransaction(Reason.TX_AMOUNT, str(payload.amount))
-    account = state.get_account(sender)
     if account.balance < payload.amount:
         raise InvalidTransaction(Reason.TX_BALANCE, f"{account.balance} of {payload.amount}")
-    state = state.with_account(sender, replace(account, balance=Amount(account.balance - payload.amount)))
-    return state.with_credit(payload.to, payload.amount)
+    balance = Amount(account.balance - payload.amount)
+    changed = replace(account, balance=balance, nonce=account.nonce + 1)
+    return state.with_account(transaction.sender, changed).with_credit(payload.to, payload.amount)
 
 
 def _apply_nonce(state: State, transaction: SignedTransaction) -> State:
@@ -75,10 +85,7 @@ def _apply_nonce(state: State, transaction: SignedTransaction) -> State:
             raise InvalidTransaction(Reason.TX_NONCE, "this kind carries nonce 0")
         return state
     account = state.get_account(transaction.sender)
-    if transaction.nonce != account.nonce:
-        is_future = transaction.nonce > account.nonce
-        reason = Reason.TX_NONCE_FUTURE if is_future else Reason.TX_NONCE
-        raise InvalidTransaction(reason, f"expected {account.nonce}, got {transaction.nonce}")
+    _check_nonce(account, transaction.nonce)
     return state.with_account(transaction.sender, replace(account, nonce=account.nonce + 1))
 
 
@@ -86,11 +93,11 @@ def apply_checked_transaction(
     state: State, transaction: SignedTransaction, identifier: Hash32, ctx: BlockContext
 ) -> State:
     """Like `apply_transaction` for a transaction that `check_transaction` has passed with this id."""
-    state = _apply_nonce(state, transaction)
     sender = transaction.sender
+    if isinstance(transaction.payload, Transfer):
+        return _apply_transfer(state, transaction, transaction.payload)
+    state = _apply_nonce(state, transaction)
     match transaction.payload:
-        case Transfer() as payload:
-            return _apply_transfer(state, sender, payload)
         case DraftTask() as payload:
             return apply_draft(state, sender, payload, ctx)
         case Contribute() as payload:
