@@ -65,8 +65,8 @@ def build_initial_weights(config: NetworkConfig, seed: int) -> tuple[int, ...]:
     """Deterministic integer starting weights in units of 2^-20: nearly the plain mean of the inputs.
 
     Channel by channel, the first layer sees the difference A - B of the first two inputs (its square tells
-    how far the brighter one is above the mean), their blurred difference, A alone and B alone; the last two with a
-    bias, so that their squares carry linear filters too. Everything else is small noise that breaks symmetry.
+    how far the brighter one is above the mean), their blurred difference, A alone and B alone; the last two
+    with a larger bias, so that their squares carry linear filters too. Small noise breaks symmetry.
     """
     generator = np.random.default_rng(seed)
     c, k = config.channels, config.kernel

@@ -1,9 +1,9 @@
 """Synthetic registered pairs of two modalities, for tests and demonstrations without any patient's data.
 
-The first image is CT-like: bright bone and calcifications. The second is MR-like: dark bone, bright fat and
-lesions, textured soft tissue. Where one is bright the other is dark, or both are bright alike: the fused image is
-then far from any weighting of the two, so the best linear filter stays well behind a network that sees their
-difference.
+The first image is CT-like: bright bone and calcifications. The second is MR-like: dark bone, bright fat
+and lesions, textured soft tissue. Where one is bright the other is dark, or both are bright alike: the fused
+image is then far from any weighting of the two, so the best linear filter stays well behind a network that
+sees their difference.
 """
 
 from collections.abc import Callable
