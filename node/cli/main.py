@@ -1,0 +1,30 @@
+"""The `bmif` command."""
+
+import typer
+
+from node.cli import config, data, fuse, keys, ledger, run, task, testnet, watch
+from node.cli.common import Commands
+
+app = typer.Typer(
+    name="bmif",
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    help="A blockchain node whose peers mine by training an image-fusion network on encrypted images.",
+)
+app.command("run")(run.run)
+app.command("status")(run.status)
+app.command("fuse")(fuse.fuse)
+app.command("evaluate")(fuse.evaluate)
+app.add_typer(testnet.app, name="testnet")
+app.add_typer(task.app, name="task")
+app.add_typer(data.app, name="data")
+app.add_typer(fuse.model_app, name="model")
+app.add_typer(keys.app, name="keys")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(config.app, name="config")
+task.app.command("watch")(watch.watch)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,57 @@
+"""`bmif run` and `bmif status`."""
+
+import asyncio
+
+from node.cli.common import ApiOption, ConfigOption, JsonOption, connect, load_config, print_facts, print_json
+from node.cli.common import print_table as print_rows
+from node.logs import configure_logging
+
+
+def run(config: ConfigOption = None) -> None:
+    """Run a node until SIGTERM or SIGINT; it stops gracefully."""
+    settings = load_config(config)
+    configure_logging(settings.log, settings.name)
+    from node.daemon import run_node
+
+    asyncio.run(run_node(settings))
+
+
+def status(api: ApiOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show who a node is, where its chain stands, and its peers."""
+    with connect(api, config) as client:
+        found = client.call(client.api.get_status())
+        peers = client.call(client.api.get_peers())
+    if json:
+        print_json({**found.model_dump(mode="json"), "peer_list": [p.model_dump(mode="json") for p in peers.items]})
+        return
+    behind = found.sync.target - found.sync.height
+    print_facts(
+        [
+            ("node", f"{found.name} of {found.organisation} ({', '.join(found.roles) or 'observer'})"),
+            ("version", found.version),
+            ("network", f"{found.network}, chain {found.chain_id}"),
+            ("account", found.address),
+            ("head", f"height {found.head.height}, {found.head.hash}"),
+            ("state root", found.head.state_root),
+            ("sync", "up to date" if found.sync.synced else f"{behind} blocks behind"),
+            ("ready", "yes" if found.ready else "; ".join(found.reasons)),
+            ("mempool", f"{found.mempool} transactions"),
+            ("tasks", found.tasks),
+        ]
+    )
+    print_rows(
+        None,
+        ("peer", "organisation", "connected", "height", "latency (ms)", "received (kB)", "sent (kB)"),
+        (
+            (
+                peer.address,
+                peer.organisation,
+                "yes" if peer.connected else "no",
+                peer.height,
+                None if peer.latency_ms is None else f"{peer.latency_ms:.1f}",
+                sum(peer.received_bytes.values()) // 1000,
+                sum(peer.sent_bytes.values()) // 1000,
+            )
+            for peer in peers.items
+        ),
+    )
