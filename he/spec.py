@@ -1,12 +1,16 @@
 """The polynomial network F' = sum_c v_c * (w_c * X + b_c)^2 + d: shapes and integer weights."""
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from he.errors import ParameterError
+
+_FORMAT = struct.Struct(">5H")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,17 @@ class PolynomialSpec:
     def gradients(self) -> int:
         """Number of gradient entries: every weight's and the tied output bias's."""
         return self.parameters + 1
+
+    def encode(self) -> bytes:
+        """The spec's only encoding: five big-endian 16-bit numbers in field order."""
+        return _FORMAT.pack(self.patch, self.channels, self.kernel, self.inputs, self.gradient_weight)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises: ParameterError."""
+        if len(data) != _FORMAT.size:
+            raise ParameterError(f"a spec has {_FORMAT.size} bytes, not {len(data)}")
+        return cls(*_FORMAT.unpack(data))
 
     def split(self, weights: Sequence[int]) -> "IntegerWeights":
         """The flat weights by tensor.
