@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from consensus.block import Block, Body, Header
-from consensus.codec import CodecError, decode
+from consensus.codec import decode_stored
 from consensus.errors import Held, InvalidBlock, NeedsWork, Reason
 from consensus.fork_choice import Store
 from consensus.genesis import build_genesis_header, build_genesis_state
@@ -22,10 +22,11 @@ from consensus.params import Genesis
 from consensus.state import State
 from consensus.tree import Tree
 from consensus.types import Hash32, Height, Millis, Signature
-from consensus.validation import validate_block
+from consensus.validation import decode_block, validate_block
 from consensus.work import LossCheck, WorkVerifier
 from node.clock import Clock
-from node.ledger.chainstore import HeadMove, Ledger
+from node.ledger.chainstore import HeadChange as HeadMove
+from node.ledger.chainstore import Ledger
 from node.ledger.store import KeyValueStore
 
 logger = logging.getLogger(__name__)
@@ -87,17 +88,14 @@ class Chain:
         self._waiting: OrderedDict[Hash32, tuple[Block, bytes]] = OrderedDict()
         self._states: OrderedDict[Hash32, State] = OrderedDict()
         state = build_genesis_state(genesis)
-        block = Block(build_genesis_header(genesis, state), Signature(bytes(64)), Body((), None, ()))
-        self.genesis_hash = compute_block_hash(block.header)
-        self._ledger = Ledger(store)
-        if self._ledger.get_head() is None:
-            self._ledger.initialise(encode(block), self.genesis_hash, state.tree.new_nodes())
-        self._ledger.check_genesis(self.genesis_hash)
+        self._genesis_header = build_genesis_header(genesis, state)
+        self.genesis_hash = compute_block_hash(self._genesis_header)
+        # The genesis block has no bytes to store: every node builds it from the document.
+        self._ledger = Ledger.open(store, self.genesis_hash, dict(state.tree.new_nodes()))
         self._store = Store(self.genesis_hash, genesis.time)
         for block_hash, header in self._ledger.iterate_headers():
-            if block_hash != self.genesis_hash:
-                self._store.on_block(block_hash, header.parent, header.height, header.time)
-        self._head_hash = self._ledger.get_head() or self.genesis_hash
+            self._store.on_block(block_hash, header.parent, header.height, header.time)
+        self._head_hash = self._ledger.head
         self._head = self._require_header(self._head_hash)
 
     # --- reading ------------------------------------------------------------------------------
@@ -122,10 +120,16 @@ class Chain:
         return self._ledger.has_block(block_hash)
 
     def get_block(self, block_hash: Hash32) -> Block | None:
+        """A stored block; genesis with an empty body and a zero signature."""
+        if block_hash == self.genesis_hash:
+            return Block(self._genesis_header, Signature(bytes(64)), Body((), None, ()))
         data = self._ledger.get_block(block_hash)
-        return None if data is None else decode(Block, data)
+        return None if data is None else decode_stored(Block, data)
 
     def get_header(self, block_hash: Hash32) -> Header | None:
+        """The header of a stored block, genesis included."""
+        if block_hash == self.genesis_hash:
+            return self._genesis_header
         return self._ledger.get_header(block_hash)
 
     def get_hash_by_height(self, height: int) -> Hash32 | None:
@@ -165,16 +169,10 @@ class Chain:
 
     def submit(self, data: bytes) -> Imported:
         """Judge a block's bytes; store it and move the head if it is valid."""
-        if len(data) > self.params.max_body_bytes + 4096:
-            return Imported(
-                ImportStatus.INVALID, None, Reason.B1_OVERSIZE, f"{len(data)} bytes", peer_at_fault=True
-            )
         try:
-            block = decode(Block, data)
-        except CodecError as error:
-            return Imported(
-                ImportStatus.INVALID, None, Reason.B1_NON_CANONICAL, str(error), peer_at_fault=True
-            )
+            block = decode_block(data, self.params)
+        except InvalidBlock as error:
+            return Imported(ImportStatus.INVALID, None, error.reason, error.detail, error.peer_at_fault)
         outcome = self._judge(block, data)
         if outcome.status is ImportStatus.ACCEPTED:
             self._retry_children(outcome.hash)
@@ -190,6 +188,14 @@ class Chain:
         return self._retry_where(
             lambda block: block.header.time <= now and self.has_block(block.header.parent)
         )
+
+    def is_waiting(self, block_hash: Hash32) -> bool:
+        """Whether the block is kept aside until it can be judged."""
+        return block_hash in self._waiting
+
+    def get_waiting_block(self, block_hash: Hash32) -> bytes | None:
+        waiting = self._waiting.get(block_hash)
+        return None if waiting is None else waiting[1]
 
     def get_waiting_checks(self) -> list[LossCheck]:
         """The recomputations that blocks kept aside are waiting for."""
@@ -220,9 +226,7 @@ class Chain:
             )
         except InvalidBlock as error:
             logger.warning("block %s refused: %s", block_hash.hex()[:12], error)
-            return Imported(
-                ImportStatus.INVALID, block_hash, error.reason, error.detail, error.peer_at_fault
-            )
+            return Imported(ImportStatus.INVALID, block_hash, error.reason, error.detail, error.peer_at_fault)
         except NeedsWork as needs:
             self._keep(block_hash, block, data)
             return Imported(ImportStatus.WAITING, block_hash, check=needs.check)
@@ -234,10 +238,10 @@ class Chain:
         move = None
         if change is not None:
             move = HeadMove(
-                tuple(compute_block_hash(b.header) for b in change.disconnected),
-                tuple(compute_block_hash(b.header) for b in change.connected),
+                connected=tuple(compute_block_hash(b.header) for b in change.connected),
+                disconnected=tuple(compute_block_hash(b.header) for b in change.disconnected),
             )
-        self._ledger.put_block(block_hash, data, state.tree.new_nodes(), block=block, head=move)
+        self._ledger.put_block(block, dict(state.tree.new_nodes()), encoded=data, head=move)
         state.tree.mark_stored()
         self._remember(block_hash, state)
         if change is not None:

@@ -8,29 +8,30 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from consensus.claims import Presence, verify_claim, verify_presence
+from consensus.claims import Presence
 from consensus.codec import CodecError, decode, encode
-from consensus.crypto import SigningKey
+from consensus.crypto import SigningKey, hash_domain
 from consensus.errors import InvalidTransaction
-from consensus.state import TaskStatus
+from consensus.gossip_rules import Outcome, judge_claim, judge_presence
+from consensus.state import State, TaskStatus
 from consensus.task import Batch, Claim, OpenGradient, OpenLoss, Payload
 from consensus.transaction import (
     SignedTransaction,
     compute_transaction_id,
     sign_transaction,
     uses_nonce,
-    verify_transaction,
 )
-from consensus.transition import apply_transaction
+from consensus.transition import apply_checked_transaction, check_transaction
 from consensus.types import Address, Hash32
 from node.blobs import BlobStore
-from node.chain import Chain, Imported, ImportStatus
+from node.chain import Chain, HeadChange, Imported, ImportStatus
 from node.clock import Clock
 from node.events import EventBus
 from node.fetch import BlobFetcher
 from node.gossip.messages import Kind
-from node.gossip.transport import Announcer, Outcome
+from node.gossip.transport import Announcer
 from node.history import WeightHistory
+from node.ledger.schema import WORK_POSITION
 from node.mempool import Mempool
 from node.presence import PresenceTable, compute_presence_id
 from node.tasks import TaskDefinition, TaskTip, compute_tip, get_next_context, load_definition
@@ -104,6 +105,8 @@ class Admission:
     known: bool = False
     reason: str = ""
     detail: str = ""
+    is_forged: bool = False
+    """Malformed, of another chain or wrongly signed: whoever relayed it is at fault."""
 
 
 class Core:
@@ -177,6 +180,17 @@ class Core:
     def get_open_tasks(self) -> list[Hash32]:
         return self.get_tasks(TaskStatus.OPEN)
 
+    def get_openings(self, task: Hash32) -> list[OpenGradient | OpenLoss]:
+        """All openings of a task on the head chain, in order."""
+        openings = []
+        for location in self.chain.ledger.iterate_subject(task):
+            if location.position != WORK_POSITION:
+                block = self.chain.get_block(location.block)
+                payload = None if block is None else block.body.transactions[location.position].payload
+                if isinstance(payload, OpenGradient | OpenLoss):
+                    openings.append(payload)
+        return openings
+
     async def hold_validation(self, definition: TaskDefinition) -> None:
         """Have the task's keys and validation batches here, each fetched and checked once.
 
@@ -221,11 +235,13 @@ class Core:
             return Admission(transaction_id, True, known=True)
         if self.chain.ledger.find_transaction(transaction_id) is not None:
             return Admission(transaction_id, False, known=True, reason="KNOWN", detail="already on the chain")
-        if transaction.chain_id != self.chain.chain_id:
-            return Admission(transaction_id, False, reason="TX_CHAIN", detail="signed for another chain")
-        if not verify_transaction(transaction):
-            return Admission(transaction_id, False, reason="TX_SIGNATURE", detail="the signature is wrong")
-        error = self._get_error(transaction)
+        try:
+            check_transaction(transaction, self.chain.chain_id)
+        except InvalidTransaction as forged:
+            return Admission(
+                transaction_id, False, reason=str(forged.reason), detail=forged.detail, is_forged=True
+            )
+        error = self._get_error(transaction, transaction_id)
         if error is not None and not error.is_premature:
             return Admission(transaction_id, False, reason=str(error.reason), detail=error.detail)
         refusal = self.mempool.get_refusal(transaction)
@@ -238,7 +254,7 @@ class Core:
         self.pulse.beat()
         return Admission(transaction_id, True)
 
-    def _get_error(self, transaction: SignedTransaction) -> InvalidTransaction | None:
+    def _get_error(self, transaction: SignedTransaction, transaction_id: Hash32) -> InvalidTransaction | None:
         """Why the transaction does not apply to the head, or None.
 
         Openings are judged against the task's tip: they run ahead of the chain.
@@ -247,14 +263,17 @@ class Core:
         state = self.chain.head_state
         context = get_next_context(self.chain, self.clock.now_ms())
         try:
-            apply_transaction(state, transaction, context)
+            apply_checked_transaction(state, transaction, transaction_id, context)
         except InvalidTransaction as error:
             if error.is_premature or not isinstance(payload, OpenGradient | OpenLoss):
                 return error
             tip = self.get_tip(payload.task)
-            if tip is not None and tip.pending and payload.previous == tip.state.previous:
-                return None
-            return error
+            if tip is None or not tip.pending:
+                return error
+            try:
+                apply_checked_transaction(tip.chain_state, transaction, transaction_id, context)
+            except InvalidTransaction as late:
+                return late
         return None
 
     def sign(self, payload: Payload) -> SignedTransaction:
@@ -297,25 +316,24 @@ class Core:
         except CodecError:
             return Outcome.REJECT
         admission = self.admit(transaction)
-        if admission.reason in ("TX_SIGNATURE", "TX_CHAIN"):
+        if admission.is_forged:
             return Outcome.REJECT
         return Outcome.ACCEPT if admission.accepted and not admission.known else Outcome.IGNORE
 
     def take_claim(self, data: bytes) -> Outcome:
+        """Judge a claim against the task's tip: miners run ahead of the chain."""
+        judgement = judge_claim(data, self._get_tip_state(data), self.chain.chain_id)
+        if judgement.outcome is not Outcome.ACCEPT or judgement.claim is None:
+            return judgement.outcome
+        return Outcome.ACCEPT if self.add_claim(judgement.claim) else Outcome.IGNORE
+
+    def _get_tip_state(self, data: bytes) -> State:
         try:
             claim = decode(Claim, data)
         except CodecError:
-            return Outcome.REJECT
-        if not verify_claim(self.chain.chain_id, claim):
-            return Outcome.REJECT
+            return self.chain.head_state
         tip = self.get_tip(claim.task)
-        if tip is None or claim.step < tip.state.step or claim.step > tip.state.step + 1:
-            return Outcome.IGNORE
-        if not self.chain.head_state.may_account_mine(claim.miner):
-            return Outcome.REJECT
-        if not self.add_claim(claim):
-            return Outcome.IGNORE
-        return Outcome.ACCEPT
+        return self.chain.head_state if tip is None else tip.chain_state
 
     def add_claim(self, claim: Claim) -> bool:
         """Keep a checked claim; True if it is new."""
@@ -329,16 +347,75 @@ class Core:
         self.announce(Kind.CLAIM, compute_claim_id(claim), encode(claim))
 
     def take_presence(self, data: bytes) -> Outcome:
-        try:
-            presence = decode(Presence, data)
-        except CodecError:
-            return Outcome.REJECT
-        if not verify_presence(self.chain.chain_id, presence):
-            return Outcome.REJECT
-        if not self.chain.head_state.may_account_mine(presence.miner):
-            return Outcome.IGNORE
+        now = self.clock.now_ms()
+        judgement = judge_presence(data, self.chain.head_state, self.chain.chain_id, now)
+        presence = judgement.presence
+        if judgement.outcome is not Outcome.ACCEPT or presence is None:
+            return judgement.outcome
+        return Outcome.ACCEPT if self.add_presence(presence) else Outcome.IGNORE
+
+    def add_presence(self, presence: Presence) -> bool:
+        """Keep and announce a checked notice; True if it is news."""
         if not self.presence.add(presence, self.clock.now_ms()):
-            return Outcome.IGNORE
-        self.announce(Kind.PRESENCE, compute_presence_id(presence), data)
+            return False
+        self.announce(Kind.PRESENCE, compute_presence_id(presence), encode(presence))
         self.pulse.beat()
-        return Outcome.ACCEPT
+        return True
+
+    # --- objects for peers --------------------------------------------------------------------
+
+    def has_object(self, kind: Kind, object_id: Hash32) -> bool:
+        match kind:
+            case Kind.BLOCK:
+                return self.chain.has_block(object_id) or self.chain.is_waiting(object_id)
+            case Kind.TRANSACTION:
+                known = self.chain.ledger.find_transaction(object_id) is not None
+                return known or object_id in self.mempool
+            case Kind.CLAIM:
+                return self.claims.get(object_id) is not None
+            case Kind.PRESENCE:
+                return self.presence.get(object_id) is not None
+
+    def get_object(self, kind: Kind, object_id: Hash32) -> bytes | None:
+        """The canonical bytes of an object that this node holds."""
+        found: object | None
+        match kind:
+            case Kind.BLOCK:
+                return self.chain.ledger.get_block(object_id) or self.chain.get_waiting_block(object_id)
+            case Kind.TRANSACTION:
+                found = self.mempool.get(object_id)
+            case Kind.CLAIM:
+                found = self.claims.get(object_id)
+            case Kind.PRESENCE:
+                found = self.presence.get(object_id)
+        return None if found is None else encode(found)
+
+    # --- the head -----------------------------------------------------------------------------
+
+    def on_head_change(self, change: HeadChange) -> None:
+        """Forget what the new blocks include; what undone blocks held may be included again."""
+        for block in change.disconnected:
+            for transaction in block.body.transactions:
+                self.mempool.add(transaction)
+        for block in change.connected:
+            self.mempool.remove(map(compute_transaction_id, block.body.transactions))
+        self._drop_dead()
+        self.pulse.beat()
+
+    def _drop_dead(self) -> None:
+        """Forget what the new head's state refuses for ever."""
+        state = self.chain.head_state
+        context = get_next_context(self.chain, self.clock.now_ms())
+        dead = []
+        for pooled in self.mempool.get_all():
+            transaction = pooled.transaction
+            if isinstance(transaction.payload, OpenGradient | OpenLoss):
+                task = state.get_task(transaction.payload.task)
+                if task is None or task.step <= transaction.payload.step:
+                    continue  # ahead of the chain, judged when its turn comes
+            try:
+                apply_checked_transaction(state, transaction, pooled.id, context)
+            except InvalidTransaction as error:
+                if not error.is_premature:
+                    dead.append(pooled.id)
+        self.mempool.remove(dead)

@@ -118,7 +118,7 @@ class Custody:
         except (BlobError, WorkloadError) as error:
             logger.error("the loss at step %d can't be opened: %s", step, error)
             return False
-        core.work.remember(LossCheck(definition.id, step, weights), ciphertext)
+        core.work.verdicts.remember(LossCheck(definition.id, step, weights), ciphertext)
         opening = OpenLoss(
             definition.id, step, tip.state.previous, compute_weights_digest(weights), ciphertext, loss
         )
@@ -204,7 +204,7 @@ class Custody:
             )
         else:
             self._store_verified(key, VerifiedBundle(claim, result.sums))
-        core.blobs.delete(claim.bundle.root)
+        core.blobs.remove(claim.bundle.root)
 
     async def _open_gradient(self, definition: TaskDefinition, tip: TaskTip) -> bool:
         core, draft, step = self._core, definition.draft, tip.state.step

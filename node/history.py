@@ -5,7 +5,8 @@ needs those of the step whose loss met a rung, and every node those of each loss
 recompute its ciphertext itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from consensus.block import Block
 from consensus.codec import decode, encode
@@ -18,6 +19,11 @@ from consensus.work import LossCheck
 from node.ledger.chainstore import Ledger
 
 
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    values: tuple[int, ...]
+
+
 class WeightHistory:
     """Weights by task and digest, persisted in the ledger's records."""
 
@@ -26,40 +32,54 @@ class WeightHistory:
 
     def get(self, task: Hash32, digest: Hash32) -> tuple[int, ...] | None:
         record = self._ledger.get_record(_get_key(task, digest))
-        return None if record is None else decode(tuple[int, ...], record)
+        return None if record is None else decode(StoredWeights, record).values
 
     def put(self, task: Hash32, weights: tuple[int, ...]) -> None:
         digest = compute_weights_digest(weights)
         if self.get(task, digest) is None:
-            self._ledger.put_record(_get_key(task, digest), encode(weights))
+            self._ledger.put_record(_get_key(task, digest), encode(StoredWeights(weights)))
 
     def on_block(self, parent_state: State, block: Block) -> Iterator[tuple[LossCheck, OpenLoss]]:
         """Record the weights of the block's loss openings and yield what each must recompute to."""
-        current: dict[Hash32, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        openings: dict[Hash32, list[OpenGradient | OpenLoss]] = {}
         for transaction in block.body.transactions:
-            payload = transaction.payload
-            if not isinstance(payload, OpenGradient | OpenLoss):
-                continue
-            task = payload.task
-            if task not in current:
-                before = parent_state.get_task(task)
-                if before is None:
-                    continue
-                current[task] = (before.weights, before.momentum)
-            weights, momentum = current[task]
-            if isinstance(payload, OpenLoss):
-                self.put(task, weights)
-                yield LossCheck(task, payload.step, weights), payload
-                continue
-            publication = parent_state.get_publication(task)
-            draft = None if publication is None else parent_state.get_draft(publication.draft)
+            if isinstance(transaction.payload, OpenGradient | OpenLoss):
+                openings.setdefault(transaction.payload.task, []).append(transaction.payload)
+        for task, chain in openings.items():
+            before = parent_state.get_task(task)
+            if before is not None:
+                yield from self._replay(parent_state, chain, before.weights, before.momentum)
+
+    def on_start(
+        self, state: State, task: Hash32, openings: Sequence[OpenGradient | OpenLoss]
+    ) -> Iterator[tuple[LossCheck, OpenLoss]]:
+        """The same for all openings of a task on the head chain: a crash may have come in between."""
+        publication = state.get_publication(task)
+        if publication is not None:
+            weights = publication.initial_weights
+            yield from self._replay(state, openings, weights, (0,) * len(weights))
+
+    def _replay(
+        self,
+        state: State,
+        openings: Sequence[OpenGradient | OpenLoss],
+        weights: tuple[int, ...],
+        momentum: tuple[int, ...],
+    ) -> Iterator[tuple[LossCheck, OpenLoss]]:
+        for opening in openings:
+            publication = state.get_publication(opening.task)
+            draft = None if publication is None else state.get_draft(publication.draft)
             if publication is None or draft is None:
+                return
+            if isinstance(opening, OpenLoss):
+                self.put(opening.task, weights)
+                yield LossCheck(opening.task, opening.step, weights), opening
                 continue
-            current[task] = apply_opening(
+            weights, momentum = apply_opening(
                 weights,
                 momentum,
-                payload.gradient,
-                publication.optimizer.learning_rates[payload.step],
+                opening.gradient,
+                publication.optimizer.learning_rates[opening.step],
                 publication.optimizer.shift,
                 draft.draft.weight_box,
             )

@@ -11,8 +11,6 @@ from consensus.task import Claim
 from consensus.types import Hash32, Millis
 from node.blobs import BlobError
 from node.core import Core
-from node.gossip.messages import Kind
-from node.presence import compute_presence_id
 from node.tasks import TaskDefinition, TaskTip
 from workloads.base import WorkloadError
 
@@ -64,8 +62,7 @@ class Miner:
         self._announced_at = now
         for task_id in core.get_open_tasks():
             presence = sign_presence(core.key, core.chain.chain_id, task_id, now)
-            core.presence.add(presence, now)
-            core.announce(Kind.PRESENCE, compute_presence_id(presence), encode(presence))
+            core.add_presence(presence)
         for claim in self._own.values():
             core.announce_claim(claim)
 
@@ -147,7 +144,7 @@ class Miner:
             if key[0] == task_id and key[1] < step:
                 del self._own[key]
                 core.chain.ledger.delete_record(_get_claim_key(claim))
-                core.blobs.delete(claim.bundle.root)
+                core.blobs.remove(claim.bundle.root)
         for position in [p for p in self._step_seen if p[0] == task_id and p[1] < step]:
             del self._step_seen[position]
         core.claims.drop_before(task_id, step)

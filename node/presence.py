@@ -25,6 +25,7 @@ class PresenceTable:
     """The latest notice of each miner for each task."""
 
     _latest: dict[tuple[Hash32, Address], Presence] = field(default_factory=dict)
+    _ids: dict[Hash32, Presence] = field(default_factory=dict)
 
     def add(self, presence: Presence, now: Millis) -> bool:
         """Keep a checked notice; False if it is not news, stale, or from too far in the future."""
@@ -38,8 +39,14 @@ class PresenceTable:
             self._drop_stale(now)
             if len(self._latest) >= MAX_NOTICES:
                 return False
+        if known is not None:
+            self._ids.pop(compute_presence_id(known), None)
         self._latest[key] = presence
+        self._ids[compute_presence_id(presence)] = presence
         return True
+
+    def get(self, presence_id: Hash32) -> Presence | None:
+        return self._ids.get(presence_id)
 
     def get_present(self, task: Hash32, now: Millis) -> tuple[Address, ...]:
         """The miners at work on a task, ascending."""
@@ -49,4 +56,4 @@ class PresenceTable:
 
     def _drop_stale(self, now: Millis) -> None:
         for key in [k for k, p in self._latest.items() if p.time + PRESENCE_MS < now]:
-            del self._latest[key]
+            self._ids.pop(compute_presence_id(self._latest.pop(key)), None)

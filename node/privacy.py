@@ -29,6 +29,4 @@ def compute_privacy(definition: TaskDefinition, task: TaskState) -> PrivacyLoss:
         DELTA,
     )
     epsilon = cost.combined_epsilon
-    return PrivacyLoss(
-        None if math.isinf(epsilon) else epsilon, cost.delta, "patch", build_statement(cost)
-    )
+    return PrivacyLoss(None if math.isinf(epsilon) else epsilon, cost.delta, "patch", build_statement(cost))

@@ -2,10 +2,13 @@
 
 import logging
 
+from consensus.block import Work
 from consensus.codec import encode
-from consensus.proposal import build_block, build_work, get_carrier_proposer, get_work_entitled_time
+from consensus.errors import InvalidBlock
+from consensus.proposal import Proposal, build_proposal, build_work
 from consensus.state import State, TaskState
-from consensus.transaction import SignedTransaction, compute_transaction_id
+from consensus.transaction import compute_transaction_id
+from consensus.turns import get_carrier_proposer
 from consensus.types import Hash32, Millis
 from consensus.work import LossCheck
 from node.chain import ImportStatus
@@ -48,43 +51,53 @@ class Proposer:
 
     def _propose_work(self, state: State, task_id: Hash32, task: TaskState, now: Millis) -> bool:
         core = self._core
-        chain = core.chain
         first = task.qualified[0]
-        entitled = get_work_entitled_time(
-            state, task_id, core.address, chain.head, chain.params, chain.chain_id, now
-        )
-        if entitled is None or now < entitled:
-            return False
         weights = core.history.get(task_id, first.weights_digest)
         if weights is None:
             return False
-        verdict = core.work.get_verdict(LossCheck(task_id, first.step, weights))
-        if verdict is None:
+        if core.work.verdicts.get_verdict(LossCheck(task_id, first.step, weights)) is None:
             return False  # its own recomputation is still running
         work = build_work(state, task_id, weights)
-        block, _, _ = build_block(
-            chain.head, state, core.mempool.get_candidates(), work, now, core.key, chain.params, chain.chain_id
-        )
-        return self._submit(encode(block), f"milestone {work.first_rung}-{work.last_rung}")
+        proposal = self._build(work, now)
+        if proposal is None:
+            return False
+        rungs = f"{work.first_rung + 1}-{work.last_rung + 1}"
+        return self._submit(proposal, f"milestones {rungs} at loss {work.loss}")
 
     def _propose_carrier(self, state: State, now: Millis) -> bool:
         core = self._core
         chain = core.chain
-        if now < chain.head.time + chain.params.idle_ms:
+        if get_carrier_proposer(state, chain.params, chain.head, now) != core.address:
             return False
-        turn = get_carrier_proposer(state, chain.params, chain.head, now)
-        if turn != core.address:
+        if not len(core.mempool) and not self._needs_depth(state):
             return False
-        candidates = core.mempool.get_candidates()
-        if not candidates and not self._needs_depth(state):
+        proposal = self._build(None, now)
+        if proposal is None:
             return False
-        block, _, refused = build_block(
-            chain.head, state, candidates, None, now, core.key, chain.params, chain.chain_id
-        )
-        self._drop(refused)
-        if not block.body.transactions and not self._needs_depth(state):
+        count = len(proposal.block.body.transactions)
+        if not count and not self._needs_depth(state):
             return False
-        return self._submit(encode(block), f"{len(block.body.transactions)} transactions")
+        return self._submit(proposal, f"{count} transactions")
+
+    def _build(self, work: Work | None, now: Millis) -> Proposal | None:
+        """A block on the head, or None if this node may not propose it now."""
+        core = self._core
+        chain = core.chain
+        try:
+            proposal = build_proposal(
+                chain.head,
+                chain.head_state,
+                core.mempool.get_candidates(),
+                work,
+                now,
+                core.key,
+                chain.params,
+                chain.chain_id,
+            )
+        except InvalidBlock:
+            return None
+        core.mempool.remove(compute_transaction_id(r.transaction) for r in proposal.refused)
+        return proposal
 
     def _needs_depth(self, state: State) -> bool:
         """Whether a milestone waits for nothing but blocks above its task's publication (W1)."""
@@ -95,12 +108,8 @@ class Proposer:
             if (task := state.get_task(task_id)) is not None
         )
 
-    def _drop(self, refused: list[SignedTransaction]) -> None:
-        if refused:
-            self._core.mempool.remove(compute_transaction_id(t) for t in refused)
-
-    def _submit(self, data: bytes, what: str) -> bool:
-        outcome = self._core.take_block(data)
+    def _submit(self, proposal: Proposal, what: str) -> bool:
+        outcome = self._core.take_block(encode(proposal.block))
         if outcome.status is ImportStatus.ACCEPTED and outcome.hash is not None:
             logger.info("proposed block %s: %s", outcome.hash.hex()[:12], what)
             return True

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from consensus.errors import InvalidTransaction
 from consensus.state import State, TaskState, TaskStatus
 from consensus.task import Batch, Draft, OpenGradient, OpenLoss, PublishTask
-from consensus.transition import BlockContext, apply_transaction
+from consensus.transaction import compute_transaction_id
+from consensus.transition import BlockContext, apply_checked_transaction
 from consensus.types import Address, Hash32, Height, Millis
 from node.chain import Chain
 from node.mempool import Mempool
@@ -37,6 +38,8 @@ class TaskTip:
     """Where a task stands once the pending openings are counted in."""
 
     state: TaskState
+    chain_state: State
+    """The whole state with those openings applied."""
     rungs: int
     """Length of the ladder."""
     pending: int
@@ -90,7 +93,9 @@ def compute_tip(chain: Chain, mempool: Mempool, task_id: Hash32, now: Millis) ->
         if transaction is None:
             break
         try:
-            state = apply_transaction(state, transaction, context)
+            state = apply_checked_transaction(
+                state, transaction, compute_transaction_id(transaction), context
+            )
         except InvalidTransaction:
             break
         following = state.get_task(task_id)
@@ -98,7 +103,7 @@ def compute_tip(chain: Chain, mempool: Mempool, task_id: Hash32, now: Millis) ->
             break
         task = following
         pending += 1
-    return TaskTip(task, len(publication.ladder), pending)
+    return TaskTip(task, state, len(publication.ladder), pending)
 
 
 def get_next_context(chain: Chain, now: Millis) -> BlockContext:

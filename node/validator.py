@@ -68,8 +68,7 @@ class Recomputer:
 
     async def run(self) -> None:
         """Until cancelled."""
-        for check in self._core.chain.get_waiting_checks():
-            self.request(check)
+        self._catch_up()
         while True:
             check, opened = await self._queue.get()
             try:
@@ -79,9 +78,18 @@ class Recomputer:
             finally:
                 self._queued.discard(check)
 
+    def _catch_up(self) -> None:
+        """What a crash may have left undone between storing a block and following it."""
+        core = self._core
+        state = core.chain.head_state
+        for task_id in core.get_open_tasks():
+            openings = core.get_openings(task_id)
+            for check, opening in core.history.on_start(state, task_id, openings):
+                self.request(check, opening.ciphertext)
+
     def request(self, check: LossCheck, opened: Hash32 | None = None) -> None:
         """Queue a recomputation once; `opened` is the hash that the custody signed."""
-        if check not in self._queued and self._core.work.get_verdict(check) is None:
+        if check not in self._queued and self._core.work.verdicts.get_verdict(check) is None:
             self._queued.add(check)
             self._queue.put_nowait((check, opened))
 
@@ -110,5 +118,3 @@ class Recomputer:
         parent_state = core.chain.get_state(block.header.parent)
         for check, opening in core.history.on_block(parent_state, block):
             self.request(check, opening.ciphertext)
-
-

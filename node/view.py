@@ -3,8 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from consensus.block import Block
-from consensus.codec import CodecError, decode
+from consensus.codec import CodecError, decode, encode
 from consensus.identifiers import compute_opening_hash
 from consensus.params import ChainParams, Validator
 from consensus.state import State
@@ -82,8 +81,8 @@ class CoreView:
         return Height(max([self._core.chain.head.height, *heights]))
 
     def get_block(self, block: Hash32) -> BlockRecord | None:
-        data = self._core.chain.ledger.get_block(block)
-        return None if data is None else BlockRecord(block, decode(Block, data), len(data))
+        found = self._core.chain.get_block(block)
+        return None if found is None else BlockRecord(block, found, len(encode(found)))
 
     def get_block_hash(self, height: Height) -> Hash32 | None:
         return self._core.chain.get_hash_by_height(height)
@@ -168,12 +167,8 @@ class CoreView:
         ]
 
     def get_blob(self, root: Hash32) -> BlobInfo | None:
-        blobs = self._core.blobs
-        manifest = blobs.get_manifest(root)
-        if manifest is None:
-            return None
-        held = blobs.get_held_bytes(root) or 0
-        return BlobInfo(BlobRef(root, manifest.length), blobs.has(root), held)
+        info = self._core.blobs.get_info(root)
+        return None if info is None else BlobInfo(info.ref, info.complete, info.held_bytes)
 
     async def submit_transaction(self, data: bytes) -> Hash32:
         try:
@@ -229,5 +224,3 @@ def _require(admission: Admission) -> Hash32:
     if not admission.accepted:
         raise RefusedTransaction(admission.reason, admission.detail)
     return admission.id
-
-

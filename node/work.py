@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+VERDICT_PREFIX = b"verdict/"
 WORKER_NICENESS = 5
 """Workers yield to the nodes' event loops, which answer peers while training runs."""
 
@@ -104,33 +105,46 @@ def _initialise_worker() -> None:
         os.environ[name] = "1"
 
 
-class WorkService:
-    """Runs jobs on blobs at hand and remembers every finished loss recomputation (W4)."""
+class VerdictBook:
+    """Every loss recomputation this node has finished: the `WorkVerifier` of its chain (W4)."""
 
-    def __init__(self, blobs: BlobStore, ledger: Ledger, workers: int) -> None:
-        self._blobs = blobs
+    def __init__(self) -> None:
+        self._verdicts: dict[bytes, Hash32] = {}
+        self._ledger: Ledger | None = None
+
+    def open(self, ledger: Ledger) -> None:
+        """Read what was finished before a restart, and keep what comes."""
         self._ledger = ledger
-        self.pool = WorkerPool(workers)
-        self._verdicts: dict[LossCheck, Hash32] = {}
-        self._running: dict[LossCheck, asyncio.Task[WorkVerdict]] = {}
+        for key, ciphertext in ledger.iterate_records(VERDICT_PREFIX):
+            self._verdicts[key] = Hash32(ciphertext)
 
     def get_verdict(self, check: LossCheck) -> WorkVerdict | None:
-        """The finished verdict, from memory or the ledger (see `consensus.work.WorkVerifier`)."""
-        ciphertext = self._verdicts.get(check)
-        if ciphertext is None:
-            record = self._ledger.get_record(_get_verdict_key(check))
-            if record is None:
-                return None
-            ciphertext = Hash32(record)
-            self._verdicts[check] = ciphertext
-        return WorkVerdict(check, ciphertext)
+        ciphertext = self._verdicts.get(_get_verdict_key(check))
+        return None if ciphertext is None else WorkVerdict(check, ciphertext)
+
+    def remember(self, check: LossCheck, ciphertext: Hash32) -> None:
+        """Keep a recomputation of this node's own (a custody makes the losses that it opens itself)."""
+        key = _get_verdict_key(check)
+        if self._ledger is not None:
+            self._ledger.put_record(key, ciphertext)
+        self._verdicts[key] = ciphertext
+
+
+class WorkService:
+    """Runs jobs on blobs at hand; finished loss recomputations go into the verdict book."""
+
+    def __init__(self, blobs: BlobStore, verdicts: VerdictBook, workers: int) -> None:
+        self._blobs = blobs
+        self.verdicts = verdicts
+        self.pool = WorkerPool(workers)
+        self._running: dict[LossCheck, asyncio.Task[WorkVerdict]] = {}
 
     async def compute_verdict(self, definition: TaskDefinition, check: LossCheck) -> WorkVerdict:
         """Recompute the loss ciphertexts of `check`, once however often it is asked for.
 
         The validation blobs and keys must be at hand. Raises: MissingBlob, WorkloadError.
         """
-        known = self.get_verdict(check)
+        known = self.verdicts.get_verdict(check)
         if known is not None:
             return known
         running = self._running.get(check)
@@ -143,13 +157,8 @@ class WorkService:
     async def _recompute(self, definition: TaskDefinition, check: LossCheck) -> WorkVerdict:
         losses = await self.compute_losses(definition, check.weights)
         ciphertext = Hash32(base.get_workload(definition.draft.kind).compute_loss_hash(losses))
-        self.remember(check, ciphertext)
+        self.verdicts.remember(check, ciphertext)
         return WorkVerdict(check, ciphertext)
-
-    def remember(self, check: LossCheck, ciphertext: Hash32) -> None:
-        """Keep a recomputation of this node's own (a custody makes the losses that it opens itself)."""
-        self._ledger.put_record(_get_verdict_key(check), ciphertext)
-        self._verdicts[check] = ciphertext
 
     async def compute_losses(self, definition: TaskDefinition, weights: tuple[int, ...]) -> list[bytes]:
         """The loss ciphertext of every validation batch, in order."""
@@ -224,4 +233,4 @@ class WorkService:
 
 
 def _get_verdict_key(check: LossCheck) -> bytes:
-    return b"verdict/" + check.task + check.step.to_bytes(4, "big") + compute_weights_digest(check.weights)
+    return VERDICT_PREFIX + check.task + check.step.to_bytes(4, "big") + compute_weights_digest(check.weights)

@@ -1,0 +1,177 @@
+"""The composition root: builds a node from its settings, runs its services, stops in order."""
+
+import asyncio
+import logging
+import signal
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+
+from aiohttp import web
+
+from node.announcer import EventAnnouncer
+from node.api.app import build_operator_app, build_public_app
+from node.api.operator import load_token
+from node.api.view import NodeInfo
+from node.blobs import BlobStore
+from node.chain import Chain
+from node.clock import Clock, SystemClock
+from node.config import NodeConfig, Role
+from node.core import Core
+from node.custody import Custody
+from node.events import EventBus
+from node.fetch import BlobFetcher
+from node.genesis import load_genesis
+from node.gossip.http import PeerNetwork, PeerNetworkConfig
+from node.gossip.limits import NetworkLimits
+from node.gossip.network import NetworkConfig
+from node.handlers import PeerHandlers
+from node.history import WeightHistory
+from node.keystore import load_account_key
+from node.ledger.level import LevelStore
+from node.mempool import Mempool
+from node.miner import Miner
+from node.proposer import Proposer
+from node.sync import Synchroniser
+from node.tls import TlsFiles
+from node.validator import Availability, Recomputer
+from node.view import CoreOperator, CoreView
+from node.work import VerdictBook, WorkService
+
+logger = logging.getLogger(__name__)
+
+
+class Node:
+    """One node: everything that `bmif run` starts.
+
+    Construction opens the ledger and raises ConfigError, GenesisError, KeyFileError, StoreError,
+    SchemaError or LedgerError, each with its remedy; `run` serves until it is cancelled.
+    """
+
+    def __init__(self, config: NodeConfig, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+        genesis = load_genesis(config.genesis)
+        key = load_account_key(config.account_key)
+        self._store = LevelStore(config.data_dir / "ledger")
+        limits = config.limits
+        blobs = BlobStore(config.data_dir / "blobs", limits.blob_quota_bytes, limits.max_blob_bytes)
+        verdicts = VerdictBook()
+        chain = Chain(genesis, self._store, self.clock, verdicts)
+        verdicts.open(chain.ledger)
+        self.core = Core(
+            chain,
+            Mempool(limits.mempool_transactions, max_bytes=limits.mempool_bytes),
+            blobs,
+            WorkService(blobs, verdicts, config.workers),
+            WeightHistory(chain.ledger),
+            EventBus(limits.event_history, self.clock.now_ms()),
+            self.clock,
+            key,
+        )
+        chain.on_head_change(self.core.on_head_change)
+        self._recomputer = Recomputer(self.core)
+        self._announcer = EventAnnouncer(chain, self.core.events, self.clock)
+        self._proposer = Proposer(self.core)
+        self._handlers = PeerHandlers(self.core, self._recomputer)
+        self.network = self._build_network()
+
+    def _build_network(self) -> PeerNetwork:
+        config = self.config
+        return PeerNetwork(
+            PeerNetworkConfig(
+                config.peer.host,
+                config.peer.port,
+                NetworkConfig(config.peer.peers, NetworkLimits(links=config.peer.max_peers)),
+                config.peer.advertise,
+            ),
+            TlsFiles(config.tls.authority, config.tls.certificate, config.tls.key),
+            self._handlers,
+            self.clock,
+            self.core.blobs,
+        )
+
+    def _get_info(self) -> NodeInfo:
+        config, chain = self.config, self.core.chain
+        account = chain.head_state.get_account(self.core.address)
+        return NodeInfo(
+            name=config.name,
+            version=version("bmif"),
+            network=chain.genesis.name,
+            chain_id=chain.chain_id,
+            address=self.core.address,
+            organisation=account.organisation,
+            roles=tuple(sorted(role.value for role in config.roles)),
+            peer_address=config.advertised,
+            started=self.clock.now_ms(),
+        )
+
+    async def run(self, ready: asyncio.Event | None = None) -> None:
+        """Serve until cancelled; everything is stopped and the ledger closed when this returns.
+
+        Raises what a service raised: a node does not limp on without one of its services.
+        """
+        async with AsyncExitStack() as stack:
+            stack.callback(self._store.close)
+            stack.callback(self.core.work.close)
+            await self.network.start()
+            stack.push_async_callback(self.network.stop)
+            fetcher = BlobFetcher(self.core.blobs, self.network.get_blob_sources, self.clock)
+            stack.push_async_callback(fetcher.close)
+            self.core.attach_network(self.network, fetcher)
+            await self._start_apis(stack)
+            logger.info(
+                "node %s of %s is up: api %s:%d, peers %s",
+                self.config.name,
+                self._get_info().organisation or "no organisation",
+                self.config.api.host,
+                self.config.api.port,
+                self.config.advertised,
+            )
+            if ready is not None:
+                ready.set()
+            async with asyncio.TaskGroup() as services:
+                self._start_services(services)
+
+    def _start_services(self, group: asyncio.TaskGroup) -> None:
+        config, core = self.config, self.core
+        group.create_task(Synchroniser(self.network, self._handlers, self.clock).run(), name="sync")
+        group.create_task(self.network.wait_failed(), name="network")
+        group.create_task(self._recomputer.run(), name="recomputer")
+        group.create_task(self._proposer.run(), name="proposer")
+        if Role.VALIDATOR in config.roles:
+            group.create_task(Availability(core).run(), name="availability")
+        if Role.MINER in config.roles:
+            miner = Miner(core, config.workers, config.data_dir / "scratch")
+            group.create_task(miner.run(), name="miner")
+        if Role.CUSTODY in config.roles:
+            group.create_task(Custody(core, config.data_dir, config.workers).run(), name="custody")
+
+    async def _start_apis(self, stack: AsyncExitStack) -> None:
+        config = self.config
+        view = CoreView(self.core, self.network, self._get_info())
+        await _serve(stack, build_public_app(view, config), config.api.host, config.api.port)
+        if config.operator.enabled:
+            token = load_token(config.token_file)
+            app = build_operator_app(view, CoreOperator(self.core), config, token)
+            await _serve(stack, app, config.operator.host, config.operator.port)
+
+
+async def _serve(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> None:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, host, port).start()
+
+
+async def run_node(config: NodeConfig) -> None:
+    """Run a node until SIGTERM or SIGINT, then stop it within `stop_timeout_s`."""
+    node = Node(config)
+    serving = asyncio.create_task(node.run(), name="node")
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        logger.info("stopped")
