@@ -30,6 +30,7 @@ from he.context import PrivateContext
 from he.errors import HeError
 from he.gate import Source
 from he.packing import decrypt_batch, decrypt_bundle, decrypt_loss
+from he.precision import GRADIENT_TOLERANCE, INPUT_TOLERANCE, LOSS_TOLERANCE, Tolerance
 from workloads.base import WorkloadError
 from workloads.clipping import FloatArray, clip_to_units, sum_clipped
 from workloads.fusion import FusionSpec
@@ -39,19 +40,19 @@ from workloads.noise import draw_gaussian
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """Largest absolute errors that honest bytes can have; each is stated with its measurement in
-    docs/adr and re-measured by benchmarks/encrypted_step.py."""
+    """Largest errors that honest bytes have; the engine's are measured in `he.precision`."""
 
-    pixel: float = 4e-4
-    """Of a decrypted grey value: the encryption's own error has a standard deviation of 4e-5."""
-    target: float = 1e-2
-    """Of a decrypted target or constant against the one that follows from the pixels."""
-    gradient: float = 2.0**-20
-    """Of each entry of each patch's gradient."""
-    gradient_sum: float = 2.0**-14
-    """Of each entry's sum over all slots; much less than `gradient` times the slots."""
-    loss: float = 2.0**-20
-    """Of each patch's loss."""
+    pixel: float = INPUT_TOLERANCE.absolute
+    """Of a decrypted grey value against the grid."""
+    target: float = 1e-6
+    """Of a decrypted target or constant; they are encrypted at a scale that leaves 1e-13."""
+    gradient: Tolerance = GRADIENT_TOLERANCE
+    """Of each patch's entries, relative to the largest of their tensor."""
+    loss: Tolerance = LOSS_TOLERANCE
+    sum_divisor: float = 6.0
+    """The sum over slots may be off by sqrt(slots) / sum_divisor times the limit of one patch: far
+    above honest errors, which have random signs and are mostly much smaller than the largest, and far
+    below what the limit of each patch would let pass if all errors agreed."""
 
 
 DEFAULT_TOLERANCES = Tolerances()
@@ -180,11 +181,20 @@ def get_entry_name(spec: FusionSpec, index: int) -> str:
     return "d"
 
 
-def _refuse(detail: str, tolerances: Tolerances) -> CheckedBundle:
-    report = BundleReport(
-        False, detail, -1, "", float("inf"), tolerances.gradient, float("inf"), tolerances.gradient_sum
+def get_tensors(spec: FusionSpec) -> tuple[slice, ...]:
+    """The columns of w, b, v and d among the gradient entries."""
+    first = spec.network.first_weights
+    second = first + spec.channels
+    return (
+        slice(0, first),
+        slice(first, second),
+        slice(second, spec.parameters),
+        slice(spec.parameters, spec.parameters + 1),
     )
-    return CheckedBundle(report, None)
+
+
+def _refuse(detail: str) -> CheckedBundle:
+    return CheckedBundle(BundleReport(False, detail, -1, "", float("inf"), 0.0, float("inf"), 0.0), None)
 
 
 def check_bundle(
@@ -203,7 +213,7 @@ def check_bundle(
     try:
         gradients = decrypt_bundle(private, spec.circuit, bundle)
     except HeError as error:
-        return _refuse(f"bundle: {error}", tolerances)
+        return _refuse(f"bundle: {error}")
     expected = compute_patch_gradients(spec.network, convert_weights(weights), batch.inputs, batch.target)
     return compare_gradients(spec, expected, gradients, batch.patches, tolerances)
 
@@ -213,37 +223,33 @@ def compare_gradients(
 ) -> CheckedBundle:
     """The report of `actual` against `expected`, both (slots, entries)."""
     if actual.shape != expected.shape:
-        return _refuse(f"bundle: {actual.shape} numbers, expected {expected.shape}", tolerances)
+        return _refuse(f"bundle: {actual.shape} numbers, expected {expected.shape}")
     difference = actual - expected
-    errors = np.abs(difference)
-    errors[~np.isfinite(errors)] = np.inf
+    limits = np.empty(expected.shape[1])
+    for tensor in get_tensors(spec):
+        limits[tensor] = tolerances.gradient.compute_limit(expected[:, tensor])
+    # In units of each entry's limit; what is not finite counts as infinitely wrong.
+    errors = np.nan_to_num(np.abs(difference) / limits, nan=np.inf, posinf=np.inf)
     slot, column = np.unravel_index(int(np.argmax(errors)), errors.shape)
-    patch, entry, error = int(slot), get_entry_name(spec, int(column)), float(errors[slot, column])
-    # An honest error has random sign, so its sum grows with the root of the slots; a shift that hides
-    # under the tolerance of each patch would show here.
-    sums = np.abs(difference.sum(axis=0))
-    sum_error = float(np.nan_to_num(sums, nan=np.inf).max())
+    worst, entry = float(errors[slot, column]), get_entry_name(spec, int(column))
+    # A shift that hides under the limit of each patch shows in their sum.
+    sum_limits = limits * np.sqrt(len(expected)) / tolerances.sum_divisor
+    sums = np.nan_to_num(np.abs(difference.sum(axis=0)) / sum_limits, nan=np.inf, posinf=np.inf)
+    place = int(np.argmax(sums))
+    error, limit = worst * float(limits[column]), float(limits[column])
+    sum_error, sum_limit = float(sums[place] * sum_limits[place]), float(sum_limits[place])
     detail = ""
-    if not error <= tolerances.gradient:
+    if not worst <= 1.0:
         detail = (
-            f"patch {patch}, entry {entry}: {error:.3g} away from the clear gradient; "
-            f"at most {tolerances.gradient:.3g} is allowed"
+            f"patch {int(slot)}, entry {entry}: {error:.3g} away from the clear gradient; "
+            f"at most {limit:.3g} is allowed"
         )
-    elif not sum_error <= tolerances.gradient_sum:
+    elif not sums[place] <= 1.0:
         detail = (
-            f"entry {get_entry_name(spec, int(np.argmax(sums)))}: the sum over patches is {sum_error:.3g} "
-            f"away from the clear sum; at most {tolerances.gradient_sum:.3g} is allowed"
+            f"entry {get_entry_name(spec, place)}: the sum over patches is {sum_error:.3g} away from the "
+            f"clear sum; at most {sum_limit:.3g} is allowed"
         )
-    report = BundleReport(
-        not detail,
-        detail,
-        patch,
-        entry,
-        error,
-        tolerances.gradient,
-        sum_error,
-        tolerances.gradient_sum,
-    )
+    report = BundleReport(not detail, detail, int(slot), entry, error, limit, sum_error, sum_limit)
     return CheckedBundle(report, None if detail else actual[:patches])
 
 
@@ -310,7 +316,8 @@ def sum_losses(
     expected = compute_patch_losses(
         spec.network, convert_weights(weights), batch.inputs, batch.target, batch.constant
     )
-    _check_close("loss", losses, expected, tolerances.loss, "the clear loss")
+    limit = tolerances.loss.compute_limit(expected)
+    _check_close("loss", losses, expected, limit, "the clear loss")
     return sum_clipped_losses(losses[: batch.patches], clip, scale_bits)
 
 

@@ -29,7 +29,7 @@ from workloads.hashing import compute_loss_digest, compute_loss_hash
 KIND = "fusion-training"
 SPEC_VERSION = 1
 MAX_MODEL_BYTES = 256
-MAX_LEVELS = 255
+MAX_LEVELS = 4095
 TARGETS = ("maximum",)
 """Known targets: `maximum` is the brighter pixel and the stronger signed gradient."""
 

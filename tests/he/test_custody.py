@@ -196,7 +196,7 @@ def shifted_everywhere(bundle: bytes) -> bytes:
     """Every patch is moved by less than the tolerance; only the sum shows it."""
     body = get_body(bundle, ENTRY_D)
     scale = float(build_bundle_layout(PLAN).bodies[ENTRY_D].form.scale)
-    constant = round(DEFAULT_TOLERANCES.gradient / 3 * scale * SPEC.circuit.output**2 / 2)
+    constant = round(DEFAULT_TOLERANCES.gradient.absolute / 3 * scale * SPEC.circuit.output**2 / 2)
     body[0] += constant
     return put_body(bundle, ENTRY_D, body)
 

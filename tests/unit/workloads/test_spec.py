@@ -16,7 +16,7 @@ from workloads.hashing import compute_loss_digest, compute_loss_hash, hash_domai
 PRESET = "ckks-16384-60x5"
 
 
-@given(st.integers(5, 12), st.integers(1, 16), st.integers(0, 16), st.integers(1, 255))
+@given(st.integers(5, 12), st.integers(1, 16), st.integers(0, 16), st.integers(1, 4095))
 def test_round_trip(patch: int, channels: int, gradient_weight: int, levels: int) -> None:
     spec = FusionSpec(patch=patch, channels=channels, gradient_weight=gradient_weight, levels=levels)
     assert FusionSpec.decode(spec.encode()) == spec
