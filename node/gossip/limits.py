@@ -1,5 +1,6 @@
 """Rates, scores and bans of peers: pure, with time as an argument."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -123,7 +124,7 @@ class Score:
 
     def get(self, now: float) -> float:
         """0 for a peer without fault."""
-        return self._value * 0.5 ** (max(0.0, now - self._time) / self._limits.score_half_life_s)
+        return self._value * math.exp2(-max(0.0, now - self._time) / self._limits.score_half_life_s)
 
     def add(self, fault: Fault, now: float) -> bool:
         """Count a fault; True if the peer is banned for it now."""

@@ -10,6 +10,7 @@ from consensus.types import Hash32, Height
 PROTOCOL_VERSION = 1
 
 MAX_ADDRESS_LENGTH = 262
+MAX_VERSION_LENGTH = 64
 MAX_INLINE_BYTES = 2048
 """Objects up to this size travel inside their announcement."""
 MAX_ANNOUNCED = 256
@@ -53,7 +54,8 @@ class PeerStatus:
     genesis: Hash32
     height: Height
     head: Hash32
-    version: int = PROTOCOL_VERSION
+    version: str
+    """Of the node's software, for operators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,10 @@ class Hello:
     status: PeerStatus
     address: str
     """host:port where the sender can be dialled; empty if it can't."""
+    protocol: int
+    """`PROTOCOL_VERSION`; nodes of different ones don't talk."""
+    session: bytes
+    """8 bytes drawn at the sender's start: a change tells that it restarted and forgot what it was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +172,9 @@ def decode_message(cls: type[T], data: bytes) -> T:
 
 def _check_limits(message: Message) -> None:
     if isinstance(message, Hello):
-        _check("address", len(message.address), MAX_ADDRESS_LENGTH)
+        _check("characters of an address", len(message.address), MAX_ADDRESS_LENGTH)
+        _check("characters of a version", len(message.status.version), MAX_VERSION_LENGTH)
+        _check("bytes of a session", len(message.session), 8)
     elif isinstance(message, Announcement):
         _check("announced objects", len(message.items), MAX_ANNOUNCED)
         for item in message.items:

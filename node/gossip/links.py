@@ -1,0 +1,257 @@
+"""A link: the persistent relation to one address, dialled until it answers, watched while it does."""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from consensus.types import Hash32
+from node.clock import Clock
+from node.gossip.messages import (
+    MAX_REPLY_BYTES,
+    PROTOCOL_VERSION,
+    Announcement,
+    Hello,
+    Message,
+    MessageError,
+    PeerStatus,
+    Route,
+    decode_message,
+    encode_message,
+)
+from node.gossip.transport import IdentifiedReply, Status, Transport, TransportError
+from node.tls import PeerIdentity
+
+logger = logging.getLogger(__name__)
+
+SMALL_REPLY_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTimes:
+    """When a link dials, beats and gives up; seconds."""
+
+    heartbeat_s: float = 2.0
+    first_backoff_s: float = 0.25
+    last_backoff_s: float = 15.0
+    busy_pause_s: float = 0.25
+    request_timeout_s: float = 10.0
+    bulk_timeout_s: float = 30.0
+    """For replies of megabytes."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes exchanged with a peer, by route."""
+
+    received: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
+
+
+class Refused(TransportError):
+    """The peer answered, but not with what was asked for."""
+
+    def __init__(self, status: Status, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class LinkOwner(Protocol):
+    """What a link tells, and asks, its network."""
+
+    def build_hello(self) -> Hello: ...
+
+    def on_up(self, link: "Link", hello: Hello) -> bool:
+        """The peer answered; False ends the link: it is this node itself.
+
+        Raises `TransportError` if the peer is linked at another address.
+        """
+        ...
+
+    def on_down(self, link: "Link") -> None: ...
+
+    def on_status(self, link: "Link", status: PeerStatus) -> None: ...
+
+    def take_outbox(self, node_id: str) -> Announcement | None: ...
+
+    def put_back(self, node_id: str, announcement: Announcement) -> None: ...
+
+    def get_traffic(self, node_id: str) -> Traffic: ...
+
+    def is_banned(self, node_id: str) -> bool: ...
+
+
+class Link:
+    """One address. `run` and `send` are its two tasks; requests may be made while it is up."""
+
+    def __init__(
+        self,
+        address: str,
+        is_configured: bool,
+        transport: Transport,
+        owner: LinkOwner,
+        clock: Clock,
+        chain_id: Hash32,
+        times: LinkTimes,
+    ) -> None:
+        self.address = address
+        self.is_configured = is_configured
+        self.identity: PeerIdentity | None = None
+        self.status: PeerStatus | None = None
+        self.session = b""
+        self.latency_s: float | None = None
+        self.is_up = False
+        self._transport = transport
+        self._owner = owner
+        self._clock = clock
+        self._chain_id = chain_id
+        self._times = times
+        self._poke = asyncio.Event()
+        self._wake = asyncio.Event()
+
+    @property
+    def node_id(self) -> str:
+        """Empty until the peer first answered."""
+        return "" if self.identity is None else self.identity.node_id
+
+    async def close(self) -> None:
+        """Close the connections; the two tasks are ended by whoever started them."""
+        self._set_down("the link is closed")
+        await self._transport.disconnect(self.address)
+
+    def poke(self) -> None:
+        """Dial, or beat, now instead of later."""
+        self._poke.set()
+
+    def flush(self) -> None:
+        """There is something in the outbox."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Dial with backoff until the peer answers, then beat; return if there is no use in this link."""
+        backoff = self._times.first_backoff_s
+        while True:
+            self._poke.clear()
+            try:
+                is_useful = await self._greet()
+            except (TransportError, MessageError) as error:
+                self._set_down(str(error))
+                # Whoever answers next may be another node: forget connections and who was there.
+                await self._transport.disconnect(self.address)
+                if not self.is_configured and backoff >= self._times.last_backoff_s:
+                    return  # learned from a peer's greeting; it will greet again
+                await wait_for(self._clock, self._poke, backoff)
+                backoff = min(2 * backoff, self._times.last_backoff_s)
+                continue
+            if not is_useful:
+                return
+            backoff = self._times.first_backoff_s
+            await wait_for(self._clock, self._poke, self._times.heartbeat_s)
+
+    async def _greet(self) -> bool:
+        sent = self._clock.monotonic()
+        reply = await self._exchange(Route.STATUS, self._owner.build_hello(), SMALL_REPLY_BYTES)
+        hello = decode_message(Hello, reply.body)
+        elapsed = max(0.0, self._clock.monotonic() - sent)
+        self.latency_s = elapsed if self.latency_s is None else 0.8 * self.latency_s + 0.2 * elapsed
+        if hello.protocol != PROTOCOL_VERSION:
+            raise Refused(Status.OTHER_CHAIN, f"{self.address} speaks protocol {hello.protocol}")
+        if hello.status.chain_id != self._chain_id:
+            raise Refused(
+                Status.OTHER_CHAIN, f"{self.address} is on chain {hello.status.chain_id.hex()[:12]}"
+            )
+        if self._owner.is_banned(reply.peer.node_id):
+            raise TransportError(f"{reply.peer.node_id} is banned")
+        if self.is_up and hello.session != self.session:
+            self._set_down("it restarted")
+        self.identity, self.status, self.session = reply.peer, hello.status, hello.session
+        if not self.is_up:
+            if not self._owner.on_up(self, hello):
+                return False
+            self.is_up = True
+            logger.info("linked to %s (%s) at %s", reply.peer.node_id, reply.peer.organisation, self.address)
+            self.flush()
+        self._owner.on_status(self, hello.status)
+        return True
+
+    def _set_down(self, reason: str) -> None:
+        if self.is_up:
+            self.is_up = False
+            logger.info("lost %s at %s: %s", self.node_id, self.address, reason)
+            self._owner.on_down(self)
+        else:
+            logger.debug("%s does not answer: %s", self.address, reason)
+
+    def drop(self, reason: str) -> None:
+        """Treat the peer as unreachable until it answers again."""
+        self._set_down(reason)
+
+    async def send(self) -> None:
+        """Send what the outbox holds, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self.is_up:
+                announcement = self._owner.take_outbox(self.node_id)
+                if announcement is None:
+                    break
+                try:
+                    await self._exchange(Route.ANNOUNCE, announcement, SMALL_REPLY_BYTES)
+                except Refused as error:
+                    if error.status is not Status.BUSY:
+                        logger.debug("%s refused an announcement: %s", self.node_id, error)
+                        continue
+                    self._owner.put_back(self.node_id, announcement)
+                    await self._clock.sleep(self._times.busy_pause_s)
+                except TransportError as error:
+                    self._owner.put_back(self.node_id, announcement)
+                    self._set_down(str(error))
+                    self.poke()
+
+    async def request(
+        self, route: Route, message: Message, *, max_reply: int = MAX_REPLY_BYTES
+    ) -> bytes | None:
+        """The body of the peer's reply; None if it does not have what was asked for.
+
+        Raises `TransportError`; `Refused` where the peer answered otherwise.
+        """
+        try:
+            return (await self._exchange(route, message, max_reply)).body
+        except Refused as error:
+            if error.status is Status.NOT_FOUND:
+                return None
+            raise
+
+    async def _exchange(self, route: Route, message: Message, max_reply: int) -> IdentifiedReply:
+        body = encode_message(message)
+        timeout_s = (
+            self._times.bulk_timeout_s
+            if route in (Route.CHUNK, Route.OBJECTS)
+            else self._times.request_timeout_s
+        )
+        reply = await self._transport.request(
+            self.address, route, body, max_reply=max_reply, timeout_s=timeout_s
+        )
+        traffic = self._owner.get_traffic(reply.peer.node_id)
+        traffic.sent[route] += len(body)
+        traffic.received[route] += len(reply.body)
+        if self.is_up and self.identity is not None and reply.peer != self.identity:
+            raise TransportError(f"{self.address} is {reply.peer.node_id} now, not {self.identity.node_id}")
+        if reply.status is not Status.OK:
+            raise Refused(reply.status, f"{reply.peer.node_id} replied {reply.status.name} to {route}")
+        return reply
+
+
+async def wait_for(clock: Clock, event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set or the seconds have passed."""
+    tasks = (asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(event.wait()))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
