@@ -125,7 +125,9 @@ class Client:
                 await self._check(response)
                 return model.model_validate_json(await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ApiError(f"{url} can't be reached: {error or 'time-out'}. Is the node running?") from error
+            raise ApiError(
+                f"{url} can't be reached: {str(error) or 'time-out'}. Is the node running?"
+            ) from error
         except ValidationError as error:
             raise ApiError(f"{url} gave an answer of another version: {error.errors()[0]['msg']}") from error
 

@@ -2,11 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from pydantic import BaseModel, JsonValue
 from rich.console import Console
@@ -61,13 +60,15 @@ KNOWN_ERRORS = (
 class Commands(TyperGroup):
     """Expected errors go to standard error as one message with exit status 1; others keep their traceback."""
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # click's, or typer's copy of it
         try:
             return super().invoke(ctx)
         except ConfigError as error:
             err.print(f"[bold red]error:[/] {error.source}", soft_wrap=True)
             for problem in error.problems:
-                err.print(f"  {problem.field}: {problem.message}. {problem.remedy}", markup=False, soft_wrap=True)
+                err.print(
+                    f"  {problem.field}: {problem.message}. {problem.remedy}", markup=False, soft_wrap=True
+                )
         except KNOWN_ERRORS as error:
             err.print("error: ", style="bold red", end="")
             err.print(str(error), markup=False, soft_wrap=True)
@@ -109,7 +110,9 @@ def connect(api: str | None, config: Path | None = None) -> SyncClient:
 def connect_operator(settings: NodeConfig) -> SyncClient:
     """Both APIs of the node with these settings; reads its token file."""
     if not settings.operator.enabled:
-        raise CliError("operator.enabled is false in this node's settings; set it to true and restart the node")
+        raise CliError(
+            "operator.enabled is false in this node's settings; set it to true and restart the node"
+        )
     try:
         token = settings.token_file.read_text(encoding="ascii").strip()
     except FileNotFoundError as error:
@@ -144,19 +147,24 @@ def wait_included(client: SyncClient, transaction: Hash32, timeout_s: float) -> 
             return found.inclusion.height
         if time.monotonic() > end:
             raise CliError(
-                f"transaction {transaction.hex()} is not in a block after {timeout_s:.0f} s; are validators running?"
+                f"transaction {transaction.hex()} is not in a block after {timeout_s:.0f} s; "
+                "are enough validators running?"
             )
         time.sleep(POLL_S)
 
 
-def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, JsonValue] | list[JsonValue]) -> None:
+def print_json(
+    value: BaseModel | Mapping[str, JsonValue] | Sequence[BaseModel | Mapping[str, JsonValue]],
+) -> None:
     """One JSON document on standard output."""
     if isinstance(value, BaseModel):
         plain: object = value.model_dump(mode="json")
-    elif isinstance(value, dict):
-        plain = value
+    elif isinstance(value, Mapping):
+        plain = dict(value)
     else:
-        plain = [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
+        plain = [
+            item.model_dump(mode="json") if isinstance(item, BaseModel) else dict(item) for item in value
+        ]
     typer.echo(json.dumps(plain, indent=2))
 
 

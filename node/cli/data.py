@@ -13,8 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from consensus.task import BlobRef, Draft
 from consensus.types import Hash32
 from node.api.payloads import build_core
-from node.cli.common import CliError, ConfigOption, JsonOption, connect_operator, err, load_config, out
-from node.cli.common import parse_hash, print_json
+from node.cli.common import (
+    CliError,
+    ConfigOption,
+    JsonOption,
+    connect_operator,
+    err,
+    load_config,
+    out,
+    parse_hash,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from workloads.encryption import EncryptedContribution
@@ -28,7 +37,9 @@ def group() -> None:
     """Image pairs of a contributor."""
 
 
-FirstOption = Annotated[Path | None, typer.Option("--first", help="Folder of PNG images of the first modality")]
+FirstOption = Annotated[
+    Path | None, typer.Option("--first", help="Folder of PNG images of the first modality")
+]
 SecondOption = Annotated[Path | None, typer.Option("--second", help="Folder of their twins of equal names")]
 ManifestOption = Annotated[
     Path | None, typer.Option("--manifest", help="CSV with id, modality, file_a, file_b, patient")
@@ -103,7 +114,11 @@ def encrypt(
 
 def _build_progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
     )
 
 
@@ -114,5 +129,3 @@ def _describe(draft: str, made: "EncryptedContribution") -> dict[str, JsonValue]
         "validation": [{"file": batch.path.name, "patches": batch.patches} for batch in made.validation],
         "patients": [asdict(entry) for entry in made.patients],
     }
-
-

@@ -31,7 +31,9 @@ from node.cli.data import (
 model_app = typer.Typer(no_args_is_help=True, help="Trained models.")
 
 ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="File of `bmif model export`")]
-TaskOption = Annotated[str | None, typer.Option("--task", "-t", help="Take the model of this task from a node")]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", "-t", help="Take the model of this task from a node")
+]
 
 
 @model_app.callback()
@@ -69,7 +71,9 @@ def fuse(
     first: Annotated[Path, typer.Argument(help="PNG of the first modality (8-bit)")],
     second: Annotated[Path, typer.Argument(help="PNG of the second, registered and of equal size")],
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write")],
-    figure: Annotated[Path | None, typer.Option("--figure", help="PNG of both sources beside the result")] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="PNG of both sources beside the result")
+    ] = None,
     model: ModelOption = None,
     task: TaskOption = None,
     api: ApiOption = None,

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from consensus.identifiers import compute_chain_id
-from node.cli.common import ApiOption, CliError, ConfigOption, JsonOption, connect, err, load_config, out, print_json
+from node.cli.common import (
+    ApiOption,
+    CliError,
+    ConfigOption,
+    JsonOption,
+    connect,
+    err,
+    load_config,
+    out,
+    print_json,
+)
 from node.genesis import load_genesis
 
 app = typer.Typer(no_args_is_help=True, help="The ledger of a node.")
@@ -47,7 +57,9 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 @app.command()
 def export(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="New file [default: standard output]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="New file [default: standard output]")
+    ] = None,
     start: Annotated[int, typer.Option("--from", help="First height", min=0)] = 0,
     api: ApiOption = None,
     config: ConfigOption = None,

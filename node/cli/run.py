@@ -22,7 +22,9 @@ def status(api: ApiOption = None, config: ConfigOption = None, json: JsonOption 
         found = client.call(client.api.get_status())
         peers = client.call(client.api.get_peers())
     if json:
-        print_json({**found.model_dump(mode="json"), "peer_list": [p.model_dump(mode="json") for p in peers.items]})
+        print_json(
+            {**found.model_dump(mode="json"), "peer_list": [p.model_dump(mode="json") for p in peers.items]}
+        )
         return
     behind = found.sync.target - found.sync.height
     print_facts(

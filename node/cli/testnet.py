@@ -15,7 +15,9 @@ app = typer.Typer(no_args_is_help=True, help="A testnet of node processes on thi
 
 DirOption = Annotated[Path, typer.Option("--dir", "-d", help="Directory of the testnet")]
 DEFAULT_DIR = Path("testnet")
-NamesArgument = Annotated[list[str] | None, typer.Argument(help="Names of nodes, such as node2 [default: all]")]
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(help="Names of nodes, such as node2 [default: all]")
+]
 
 
 class Hosts(StrEnum):
@@ -27,7 +29,9 @@ class Hosts(StrEnum):
 
 @app.command()
 def init(
-    nodes: Annotated[int, typer.Option("--nodes", "-n", help="Number of nodes; node1 is the custody", min=2)] = 4,
+    nodes: Annotated[
+        int, typer.Option("--nodes", "-n", help="Number of nodes; node1 is the custody", min=2)
+    ] = 4,
     miners: Annotated[
         int | None, typer.Option("--miners", "-m", help="How many hospitals mine [default: all]", min=0)
     ] = None,
@@ -82,7 +86,9 @@ def _describe(testnet: Testnet, name: str) -> dict[str, JsonValue]:
 def up(
     names: NamesArgument = None,
     directory: DirOption = DEFAULT_DIR,
-    deadline_s: Annotated[float, typer.Option("--deadline", help="Longest wait until ready, seconds", min=1)] = 90.0,
+    deadline_s: Annotated[
+        float, typer.Option("--deadline", help="Longest wait until ready, seconds", min=1)
+    ] = 90.0,
 ) -> None:
     """Start the nodes that do not run yet and wait until each is ready."""
     testnet = Testnet.load(directory)
@@ -116,7 +122,13 @@ def status(names: NamesArgument = None, directory: DirOption = DEFAULT_DIR, json
     if json:
         print_json(
             [
-                {"node": s.node.name, "pid": s.pid, "ready": s.ready, "detail": s.detail, "api_port": s.node.api_port}
+                {
+                    "node": s.node.name,
+                    "pid": s.pid,
+                    "ready": s.ready,
+                    "detail": s.detail,
+                    "api_port": s.node.api_port,
+                }
                 for s in statuses
             ]
         )

@@ -1,0 +1,207 @@
+"""`bmif task watch`: a task as it is mined, live from the node's events."""
+
+import asyncio
+import json as json_module
+import math
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from node.api.client import ApiError, Client, StreamedEvent
+from node.api.schemas import TaskModel
+from node.cli.common import (
+    ApiOption,
+    CliError,
+    ConfigOption,
+    JsonOption,
+    connect,
+    err,
+    out,
+    parse_hash,
+    shorten,
+)
+
+ENDED = ("complete", "expired", "closed")
+KINDS = ("step", "opening", "milestone", "task", "head")
+RECENT = 8
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(slots=True)
+class Picture:
+    """What the screen shows."""
+
+    task: TaskModel
+    organisations: dict[str, str]
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    recent: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def get_name(self, address: object) -> str:
+        """The organisation of an account, else the head of its address."""
+        text = str(address)
+        return self.organisations.get(text) or shorten(text)
+
+    def add(self, event: StreamedEvent) -> None:
+        """Take up one event of this task."""
+        data = event.data
+        step, loss = data.get("step"), data.get("loss_value")
+        if event.kind == "step":
+            miners = data.get("miners")
+            named = [m for m in miners if isinstance(m, dict)] if isinstance(miners, list) else []
+            who = ", ".join(f"{self.get_name(m.get('miner'))} ({m.get('batches')})" for m in named)
+            self.recent.append((str(step), "step", f"batches by {who}"))
+        elif event.kind == "opening" and isinstance(loss, float | int) and isinstance(step, int):
+            self.losses.append((step, float(loss)))
+            self.recent.append((str(step), "loss", f"{loss:.6f}"))
+        elif event.kind == "milestone":
+            rungs = f"{data.get('first_rung')} to {data.get('last_rung')}"
+            who = self.get_name(data.get("proposer"))
+            self.recent.append(
+                (str(step), "milestone", f"rungs {rungs} taken by {who} in block {data.get('height')}")
+            )
+
+
+def build_curve(losses: list[float], width: int = 60) -> str:
+    """The losses as bars on a logarithmic scale, newest to the right."""
+    shown = [math.log(max(loss, 1e-12)) for loss in losses[-width:]]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    span = high - low or 1.0
+    return "".join(BARS[round((value - low) / span * (len(BARS) - 1))] for value in shown)
+
+
+def render(picture: Picture) -> Group:
+    """The whole screen."""
+    task = picture.task
+    loss = "-" if task.last_loss_value is None else f"{task.last_loss_value:.6f}"
+    target = "all met" if task.next_target_value is None else f"{task.next_target_value:.6f}"
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_row("[bold]task[/]", f"{shorten(task.id)} {task.title}", "[bold]status[/]", task.status)
+    facts.add_row("[bold]loss[/]", loss, "[bold]next target[/]", target)
+    facts.add_row(
+        "[bold]step[/]", str(task.step), "[bold]milestones[/]", f"{task.rungs_taken} of {task.rungs}"
+    )
+    gradients, losses = task.gradient_openings, task.loss_openings
+    facts.add_row(
+        "[bold]gradient openings[/]",
+        f"{gradients.spent} of {gradients.most}",
+        "[bold]loss openings[/]",
+        f"{losses.spent} of {losses.most}",
+    )
+    ladder = Table("rung", "target", "state", "loss", "by", title="Ladder", title_justify="left")
+    for rung in task.ladder:
+        ladder.add_row(
+            str(rung.rung),
+            f"{rung.target_value:.6f}",
+            {"taken": "[green]taken[/]", "qualified": "[yellow]met[/]"}.get(rung.state, rung.state),
+            "-" if rung.loss_value is None else f"{rung.loss_value:.6f}",
+            "-" if rung.proposer is None else picture.get_name(rung.proposer),
+        )
+    credits = Table("miner", "batches", title="Credits", title_justify="left")
+    for credit in task.credits:
+        credits.add_row(credit.organisation or shorten(credit.miner), str(credit.batches))
+    recent = Table("step", "what", "detail", title="Latest", title_justify="left")
+    for row in picture.recent:
+        recent.add_row(*row)
+    side = Table.grid(padding=(0, 3))
+    side.add_row(ladder, credits)
+    curve = Text(f"loss {build_curve([value for _, value in picture.losses])}", style="cyan")
+    bar = ProgressBar(total=max(1, task.rungs), completed=task.rungs_taken, width=60)
+    return Group(facts, bar, curve, side, recent)
+
+
+async def _load(client: Client, task: str) -> Picture:
+    validators = await client.get_validators()
+    picture = Picture(await client.get_task(task), {v.address: v.organisation for v in validators.items})
+    async for step in client.iterate_steps(task):
+        if step.loss_value is not None:
+            picture.losses.append((step.step, step.loss_value))
+    return picture
+
+
+async def _follow(
+    client: Client, task: str, after: int
+) -> AsyncIterator[tuple[StreamedEvent, TaskModel | None]]:
+    """The task's events, each with the task as it then stands if it may have changed; ends with the task."""
+    async for event in client.stream_events(after=after, kinds=KINDS):
+        is_ours = event.data.get("task") == task
+        if not is_ours and event.kind not in ("head", "gap"):
+            continue
+        try:
+            found = await client.get_task(task)
+        except ApiError as error:
+            if error.status is not None:
+                raise
+            found = None  # the node restarts; the stream reconnects by itself
+        yield event, found
+        if found is not None and found.status in ENDED:
+            return
+
+
+async def _watch(client: Client, task: str, json: bool) -> str:
+    async with client:
+        # The position first: what happens between the two reads is then seen twice, never missed.
+        after = (await client.get_status()).last_event_id
+        picture = await _load(client, task)
+        if picture.task.status in ENDED:
+            _finish(picture, json)
+            return picture.task.status
+        if json:
+            async for event, found in _follow(client, task, after):
+                if event.kind != "head":
+                    line = {"id": event.id, "kind": event.kind, "data": event.data}
+                    typer.echo(json_module.dumps(line))
+                picture.task = found or picture.task
+        else:
+            with Live(render(picture), console=out, refresh_per_second=4) as live:
+                async for event, found in _follow(client, task, after):
+                    if event.data.get("task") == task:
+                        picture.add(event)
+                    picture.task = found or picture.task
+                    live.update(render(picture))
+        if json:
+            _finish(picture, json)
+        return picture.task.status
+
+
+def _finish(picture: Picture, json: bool) -> None:
+    task = picture.task
+    if json:
+        end = {
+            "kind": "end",
+            "data": {"task": task.id, "status": task.status, "loss_value": task.last_loss_value},
+        }
+        typer.echo(json_module.dumps(end))
+    else:
+        out.print(render(picture))
+
+
+def watch(
+    task: Annotated[str, typer.Argument(help="Task id")],
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Give up after so many seconds")] = None,
+    api: ApiOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Follow a task until it ends: exit 0 when it is complete, 1 when it expired or was closed.
+
+    With --json every event of the task is one line, and the last line is of kind `end`.
+    """
+    identifier = parse_hash(task, "task").hex()
+    client = connect(api, config).api
+    try:
+        status = asyncio.run(asyncio.wait_for(_watch(client, identifier, json), timeout))
+    except TimeoutError as error:
+        raise CliError(f"the task did not end in {timeout:.0f} s") from error
+    if status != "complete":
+        err.print(f"the task is {status}")
+        raise typer.Exit(1)
