@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from consensus.gossip_rules import Outcome
 from consensus.types import Hash32
 from node.clock import Clock
 from node.gossip.limits import Fault
 from node.gossip.links import wait_for
 from node.gossip.messages import MAX_HASHES, MAX_OBJECT_IDS, Kind, PeerStatus
 from node.gossip.server import Handlers
-from node.gossip.transport import Outcome, TransportError
+from node.gossip.transport import TransportError
 
 logger = logging.getLogger(__name__)
 

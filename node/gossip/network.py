@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from consensus.crypto import CHUNK_BYTES
+from consensus.gossip_rules import Outcome
 from consensus.types import Hash32, Height
 from node.blobs import BlobStore
 from node.clock import Clock
@@ -33,7 +34,7 @@ from node.gossip.messages import (
 )
 from node.gossip.peers import Action, Ban, Deliver, Flush, Gossip, Pull
 from node.gossip.server import Handlers, PeerServer
-from node.gossip.transport import Outcome, Transport, TransportError
+from node.gossip.transport import Transport, TransportError
 from node.tls import PeerIdentity
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from consensus.gossip_rules import Outcome
 from consensus.types import Hash32
 from node.gossip.limits import Fault, NetworkLimits, RateLimiter, Score
 from node.gossip.messages import (
@@ -23,7 +24,6 @@ from node.gossip.messages import (
     Route,
     decode_message,
 )
-from node.gossip.transport import Outcome
 
 Key = tuple[Kind, Hash32]
 

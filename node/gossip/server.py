@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
+from consensus.gossip_rules import Outcome
 from consensus.types import Hash32
 from node.blobs import BlobStore, CorruptBlob
 from node.clock import Clock
@@ -29,7 +30,7 @@ from node.gossip.messages import (
     encode_message,
 )
 from node.gossip.peers import Action, Gossip
-from node.gossip.transport import Outcome, Reply, Status
+from node.gossip.transport import Reply, Status
 from node.tls import PeerIdentity
 
 logger = logging.getLogger(__name__)

@@ -3,23 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from typing import Protocol
 
 from consensus.types import Hash32
 from node.gossip.messages import Kind, Route
 from node.tls import PeerIdentity
-
-
-class Outcome(StrEnum):
-    """What a node makes of an object that a peer sent."""
-
-    ACCEPT = "accept"
-    """Valid and new: tell the others."""
-    IGNORE = "ignore"
-    """Known, late, early or of no use; nobody is at fault."""
-    REJECT = "reject"
-    """No honest node sends it."""
 
 
 class Announcer(Protocol):
