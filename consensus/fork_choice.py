@@ -95,7 +95,8 @@ class Store:
         while lighter is not None:
             lighter.weight += 1
             lighter = lighter.parent
-        self._head = None
+        # A block on the head only adds to the branches that were chosen already.
+        self._head = block_hash if self._head == parent else None
 
     def _get_segment_above(self, parent: Hash32, segment: _Segment, block_hash: Hash32) -> _Segment:
         """The segment that the new child of `parent` belongs to, not yet weighing it."""
