@@ -37,7 +37,7 @@ format: setup  ## Rewrites the sources in the project's style
 bench: setup  ## Speed and memory, against the figures the project promises
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
-results: setup  ## The demo on real image pairs (BMIF_DATA=folder), with the metric table
+results: setup  ## The demo on real image pairs (BMIF_DATA=folder that holds fusion/), with the metric table
 	$(BIN)/python -m benchmarks.results $(ARGS)
 
 soak: setup  ## A testnet under restarts and kills for a while

@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# The testnet as containers: builds the image, starts docker-compose.yml, checks by REST that all nodes agree, mines
+# a task if tests/testnet/compose_mine.sh is there, and takes everything down again.
+#
+# With a Docker engine at hand it is a plain `docker compose build` and `up`. Without one (root on Debian or Ubuntu)
+# it installs the engine's package, runs one of its own on a private socket, makes the base image with debootstrap,
+# and hands the build its wheels in an image, so that nothing is pulled. Whatever it started is gone afterwards.
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+LIMIT_S=${BMIF_COMPOSE_LIMIT_S:-900}
+if [ -z "${BMIF_COMPOSE_INNER:-}" ]; then
+    status=0
+    BMIF_COMPOSE_INNER=1 timeout --signal=TERM --kill-after=90 "$LIMIT_S" bash "$0" "$@" || status=$?
+    [ "$status" -ne 124 ] || echo "compose: not done after $LIMIT_S s" >&2
+    exit "$status"
+fi
+
+python=$PWD/.venv/bin/python
+work=$(mktemp -d "${TMPDIR:-/tmp}/bmif-compose.XXXXXX")
+engine= nat= compose=()
+export COMPOSE_PROJECT_NAME=bmiftest
+
+say() { printf 'compose: %4d s  %s\n' "$SECONDS" "$*"; }
+
+finish() {
+    local status=$?
+    trap - EXIT INT TERM
+    set +e
+    if [ "${#compose[@]}" -gt 0 ]; then
+        if [ "$status" -ne 0 ]; then
+            "${compose[@]}" ps
+            "${compose[@]}" logs --no-color --tail 60
+        fi
+        "${compose[@]}" down --volumes --remove-orphans --timeout 30 >"$work/down.log" 2>&1 || cat "$work/down.log"
+    fi
+    if [ -n "$engine" ]; then
+        kill "$engine" 2>/dev/null
+        wait "$engine" 2>/dev/null
+        ip link del bmif0 2>/dev/null
+        [ -z "$nat" ] || iptables-restore <"$nat"
+        grep " $work/" /proc/mounts | cut -d' ' -f2 | sort -r | while read -r mount; do umount -l "$mount"; done
+    fi
+    rm -rf "$work"
+    say "everything taken down"
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 143' INT TERM
+
+start_engine() {
+    [ "$(id -u)" -eq 0 ] && [ -e /etc/debian_version ] || {
+        echo "compose: no Docker engine answers, and only root on Debian or Ubuntu can start one here" >&2
+        exit 1
+    }
+    local missing=() package
+    for package in docker.io docker-compose debootstrap iptables iproute2; do
+        dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+    done
+    if [ "${#missing[@]}" -gt 0 ]; then
+        say "installing ${missing[*]}"
+        # No system service: the engine that this script runs is its own.
+        export DEBIAN_FRONTEND=noninteractive
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
+            >"$work/apt.log" 2>&1 || { tail -20 "$work/apt.log" >&2; exit 1; }
+    fi
+    export PATH=/usr/sbin:/usr/bin:/sbin:/bin # Debian's client and engine belong together
+    iptables-save >"$work/nat" && nat=$work/nat
+    ip link add name bmif0 type bridge
+    ip address add 172.31.251.1/24 dev bmif0
+    ip link set bmif0 up
+    export DOCKER_HOST=unix://$work/docker.sock
+    dockerd --host "$DOCKER_HOST" --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/docker.pid" \
+        --bridge bmif0 --default-address-pool base=172.31.252.0/22,size=24 >"$work/engine.log" 2>&1 &
+    engine=$!
+    until docker version >/dev/null 2>&1; do
+        kill -0 "$engine" 2>/dev/null || { tail -20 "$work/engine.log" >&2; exit 1; }
+        [ "$SECONDS" -lt 180 ] || { echo "compose: the engine does not answer" >&2; exit 1; }
+        sleep 0.5
+    done
+    say "engine $(docker version --format '{{.Server.Version}}') started"
+}
+
+make_base() {
+    debootstrap --variant=minbase bookworm "$work/rootfs" >"$work/debootstrap.log" 2>&1 \
+        || { tail -20 "$work/debootstrap.log" >&2; exit 1; }
+    rm -rf "$work"/rootfs/var/cache/apt/archives/*.deb "$work"/rootfs/var/lib/apt/lists/*
+    # This machine's certificates and package sources hold inside the build as well.
+    local change=()
+    if [ -s /etc/ssl/certs/ca-certificates.crt ]; then
+        install -D -m 0644 /etc/ssl/certs/ca-certificates.crt "$work/rootfs/etc/ssl/certs/ca-certificates.crt"
+        change=(--change "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt")
+    fi
+    tar -C "$work/rootfs" -c . | docker import "${change[@]}" - debian:12-slim >/dev/null
+    rm -rf "$work/rootfs"
+    say "base image made"
+}
+
+make_wheelhouse() {
+    # Wheels of this machine's Python serve the image only if they are of one kind.
+    "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || return 0
+    python3 scripts/setup.py --wheelhouse "$work/wheelhouse" >"$work/wheelhouse.log" 2>&1 \
+        || { cat "$work/wheelhouse.log" >&2; exit 1; }
+    tar -C "$work/wheelhouse" -c . | docker import - bmif-wheelhouse:local >/dev/null
+    rm -rf "$work/wheelhouse"
+    export BMIF_WHEELHOUSE_IMAGE=bmif-wheelhouse:local
+    say "wheels gathered"
+}
+
+[ -x "$python" ] || python3 scripts/setup.py
+export DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 BUILDKIT_PROGRESS=plain
+if docker info >/dev/null 2>&1; then
+    say "using the Docker engine that runs here"
+else
+    host_path=$PATH
+    start_engine
+    make_base
+    PATH=$host_path make_wheelhouse
+fi
+if docker compose version >/dev/null 2>&1; then
+    compose=(docker compose)
+else
+    compose=(docker-compose)
+fi
+
+"${compose[@]}" build >"$work/build.log" 2>&1 || { tail -60 "$work/build.log" >&2; exit 1; }
+docker run --rm bmif:local --help >/dev/null
+[ "$(docker run --rm --entrypoint id bmif:local -u)" != 0 ] || { echo "compose: the image runs as root" >&2; exit 1; }
+say "image built: $(docker image inspect --format '{{.Size}}' bmif:local | awk '{printf "%d MB", $1 / 1e6}')"
+
+"${compose[@]}" up -d >"$work/up.log" 2>&1 || { cat "$work/up.log" >&2; exit 1; }
+"$python" tests/testnet/compose_check.py --deadline 120
+say "testnet up, all nodes agree"
+
+if [ -e tests/testnet/compose_mine.sh ]; then
+    COMPOSE="${compose[*]}" bash tests/testnet/compose_mine.sh
+    "$python" tests/testnet/compose_check.py --deadline 60 --min-height 2
+    say "task mined, all nodes agree"
+fi
+for node in node1 node2 node3 node4; do
+    container=$("${compose[@]}" ps -q "$node")
+    health=$(docker inspect --format '{{.State.Health.Status}} {{.RestartCount}}' "$container")
+    [ "$health" = "healthy 0" ] || { echo "compose: $node is $health (state, restarts)" >&2; exit 1; }
+done
+say "all containers healthy, none restarted"
