@@ -59,3 +59,6 @@ class GateError(HeError):
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type["GateError"], tuple[GateReason, str]]:
+        return GateError, (self.reason, self.detail)

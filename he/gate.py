@@ -1,7 +1,8 @@
 """The byte gate: what comes from elsewhere is checked here, before the library sees any of it.
 
 Exact length, the one valid header, every residue below its prime, and no ciphertext without a
-secret part. What passes has exactly one encoding, so equal hashes mean equal ciphertexts.
+secret part (but for the exact zero in bundles). What passes has exactly one encoding, so equal
+hashes mean equal ciphertexts.
 """
 
 import mmap
@@ -58,13 +59,15 @@ def check_batch(params: CkksParams, spec: PolynomialSpec, source: Source) -> boo
 def check_bundle(params: CkksParams, spec: PolynomialSpec, source: Source) -> None:
     """Returns only for a well-formed gradient bundle.
 
+    Where weights are zero an honest gradient is the all-zero ciphertext, so that one is allowed.
+
     Raises: GateError.
     """
     layout = build_bundle_layout(build_plan(params, spec))
     view = open_source(source)
     _check_length(view, layout.length)
     _check_header(view, build_header(Magic.BUNDLE, params, spec))
-    _check_bodies(params, view, layout.bodies)
+    _check_bodies(params, view, layout.bodies, allow_zero=True)
 
 
 def check_loss(params: CkksParams, spec: PolynomialSpec, source: Source) -> None:
@@ -131,7 +134,9 @@ def _check_header(view: memoryview, expected: bytes) -> None:
         raise GateError(GateReason.HEADER, "not the header of this kind, preset and spec")
 
 
-def _check_bodies(params: CkksParams, view: memoryview, bodies: tuple[Body, ...]) -> None:
+def _check_bodies(
+    params: CkksParams, view: memoryview, bodies: tuple[Body, ...], *, allow_zero: bool = False
+) -> None:
     limits = np.array(params.primes, dtype=np.uint64)
     for index, body in enumerate(bodies):
         level = body.form.level
@@ -141,5 +146,5 @@ def _check_bodies(params: CkksParams, view: memoryview, bodies: tuple[Body, ...]
         )
         if not bool((residues.max(axis=-1) < limits[:level]).all()):
             raise GateError(GateReason.RESIDUE, f"a residue of ciphertext {index} is not below its prime")
-        if not bool(residues[1].any()):
+        if not bool(residues[1].any()) and not (allow_zero and not bool(residues[0].any())):
             raise GateError(GateReason.TRANSPARENT, f"ciphertext {index} has no secret part")

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from he.errors import ParameterError
 
+MAX_WEIGHT = 2**32
+"""Magnitude of an integer weight that no specification exceeds; the plan is stricter by far."""
+
 _FORMAT = struct.Struct(">5H")
 
 
@@ -81,11 +84,13 @@ class PolynomialSpec:
     def split(self, weights: Sequence[int]) -> "IntegerWeights":
         """The flat weights by tensor.
 
-        Raises: ParameterError if there are not exactly `parameters` of them.
+        Raises: ParameterError if there are not exactly `parameters` of them, or one is out of range.
         """
         if len(weights) != self.parameters:
             raise ParameterError(f"expected {self.parameters} weights, got {len(weights)}")
-        values = np.array([int(weight) for weight in weights], dtype=np.int64)
+        if max(abs(weight) for weight in weights) > MAX_WEIGHT:
+            raise ParameterError(f"weights must lie in [-{MAX_WEIGHT}, {MAX_WEIGHT}]")
+        values = np.array(weights, dtype=np.int64)
         first = self.channels * self.inputs * self.kernel**2
         second = first + self.channels
         return IntegerWeights(

@@ -61,7 +61,9 @@ def compute_target(spec: PolynomialSpec, problem: Problem) -> tuple[Floats, Floa
     steps_x, steps_y = np.diff(skip, axis=2), np.diff(skip, axis=1)
     rest_x, rest_y = problem.gradient_x - steps_x, problem.gradient_y - steps_y
     target = problem.image - skip + mu * apply_transposed_difference(rest_x, rest_y, spec.output)
-    constant = ((skip - problem.image) ** 2).sum((1, 2)) + mu * ((rest_x**2).sum((1, 2)) + (rest_y**2).sum((1, 2)))
+    constant = ((skip - problem.image) ** 2).sum((1, 2)) + mu * (
+        (rest_x**2).sum((1, 2)) + (rest_y**2).sum((1, 2))
+    )
     return target, constant
 
 
@@ -76,7 +78,9 @@ def compute_forward(
     return z, np.einsum("ncijkl,ckl->nij", windows, v, optimize=True) - (v.sum((1, 2)) * b**2).sum()
 
 
-def split(params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
+def split(
+    params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...]
+) -> tuple[Floats, Floats, Floats]:
     flat = np.array(weights, dtype=np.float64) / 2.0**params.weight_scale_bits
     first = spec.channels * spec.inputs * spec.kernel**2
     return (
@@ -86,7 +90,9 @@ def split(params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...]) ->
     )
 
 
-def compute_losses(params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...], problem: Problem) -> Floats:
+def compute_losses(
+    params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...], problem: Problem
+) -> Floats:
     """[sum (F - T)^2 + mu sum |grad F - g|^2] / O^2 by patch, straight from the images."""
     fused = compute_forward(params, spec, weights, problem.inputs)[1] + compute_skip(spec, problem.inputs)
     total = ((fused - problem.image) ** 2).sum((1, 2))
@@ -96,31 +102,76 @@ def compute_losses(params: CkksParams, spec: PolynomialSpec, weights: tuple[int,
     return losses
 
 
-def compute_gradients(params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...], problem: Problem) -> Floats:
-    """(n, gradients) by back-propagation, with d an independent parameter."""
-    _, _, v = split(params, spec, weights)
+def compute_gradients(
+    params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...], problem: Problem
+) -> Floats:
+    """(n, gradients) straight from the images, with d an independent parameter."""
     z, network = compute_forward(params, spec, weights, problem.inputs)
     fused = network + compute_skip(spec, problem.inputs)
+    steps_x = np.diff(fused, axis=2) - problem.gradient_x
+    steps_y = np.diff(fused, axis=1) - problem.gradient_y
     outer = fused - problem.image
-    outer = outer + spec.gradient_weight * apply_transposed_difference(
-        np.diff(fused, axis=2) - problem.gradient_x, np.diff(fused, axis=1) - problem.gradient_y, spec.output
-    )
-    outer *= 2 / spec.output**2
+    outer = outer + spec.gradient_weight * apply_transposed_difference(steps_x, steps_y, spec.output)
+    return propagate_back(params, spec, weights, problem.inputs, z, outer)
+
+
+def compute_gradients_at(
+    params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...], inputs: Floats, target: Floats
+) -> Floats:
+    """(n, gradients) from inputs and R, as the key holder knows them after decryption."""
+    z, network = compute_forward(params, spec, weights, inputs)
+    return propagate_back(params, spec, weights, inputs, z, apply_stencil(spec, network) - target)
+
+
+def compute_losses_at(
+    params: CkksParams,
+    spec: PolynomialSpec,
+    weights: tuple[int, ...],
+    inputs: Floats,
+    target: Floats,
+    constant: Floats,
+) -> Floats:
+    """Losses by patch from inputs, R and K."""
+    network = compute_forward(params, spec, weights, inputs)[1]
+    total = (network * (apply_stencil(spec, network) - 2 * target)).sum((1, 2)) + constant
+    losses: Floats = total / spec.output**2
+    return losses
+
+
+def apply_stencil(spec: PolynomialSpec, network: Floats) -> Floats:
+    """(I + mu D'D) F'."""
+    steps_x, steps_y = np.diff(network, axis=2), np.diff(network, axis=1)
+    return network + spec.gradient_weight * apply_transposed_difference(steps_x, steps_y, spec.output)
+
+
+def propagate_back(
+    params: CkksParams,
+    spec: PolynomialSpec,
+    weights: tuple[int, ...],
+    inputs: Floats,
+    z: Floats,
+    outer: Floats,
+) -> Floats:
+    """Back-propagation of dL/dF = 2 outer / O^2."""
+    _, _, v = split(params, spec, weights)
+    outer = outer * 2 / spec.output**2
     count, side = len(z), spec.output
     back = np.zeros_like(z)
     grad_v = np.empty((count, spec.channels, spec.kernel, spec.kernel))
     for k in range(spec.kernel):
-        for l in range(spec.kernel):
-            back[:, :, k : k + side, l : l + side] += v[None, :, k, l, None, None] * outer[:, None]
-            grad_v[:, :, k, l] = np.einsum("nij,ncij->nc", outer, z[:, :, k : k + side, l : l + side] ** 2)
+        for m in range(spec.kernel):
+            back[:, :, k : k + side, m : m + side] += v[None, :, k, m, None, None] * outer[:, None]
+            grad_v[:, :, k, m] = np.einsum("nij,ncij->nc", outer, z[:, :, k : k + side, m : m + side] ** 2)
     delta = 2 * back * z
-    windows = np.lib.stride_tricks.sliding_window_view(problem.inputs, (spec.hidden, spec.hidden), axis=(2, 3))
+    windows = np.lib.stride_tricks.sliding_window_view(inputs, (spec.hidden, spec.hidden), axis=(2, 3))
     grad_w = np.einsum("naklij,ncij->ncakl", windows, delta, optimize=True)
     parts = (grad_w, delta.sum((2, 3)), grad_v, outer.sum((1, 2)))
     return np.concatenate([part.reshape(count, -1) for part in parts], axis=1)
 
 
-def make_weights(params: CkksParams, spec: PolynomialSpec, seed: int = 0, beta: float = 0.3) -> tuple[int, ...]:
+def make_weights(
+    params: CkksParams, spec: PolynomialSpec, seed: int = 0, beta: float = 0.3
+) -> tuple[int, ...]:
     """Half the channels start at the difference of the inputs; second layer four times the usual."""
     rng = np.random.default_rng(seed)
     w = rng.normal(size=(spec.channels, spec.inputs, spec.kernel, spec.kernel)) * 0.15
@@ -132,3 +183,21 @@ def make_weights(params: CkksParams, spec: PolynomialSpec, seed: int = 0, beta: 
     v = rng.normal(size=(spec.channels, spec.kernel, spec.kernel)) * 0.12
     flat = np.concatenate([w.ravel(), b, v.ravel()]) * 2.0**params.weight_scale_bits
     return tuple(int(value) for value in np.rint(flat))
+
+
+def train(
+    params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...], problem: Problem, steps: int
+) -> tuple[int, ...]:
+    """Momentum descent in clear with the bias tied: weights like those after `steps` steps."""
+    unit = 2.0**params.weight_scale_bits
+    current, momentum = np.array(weights) / unit, np.zeros(spec.parameters)
+    for _ in range(steps):
+        integers = tuple(int(value) for value in np.rint(current * unit))
+        _, b, v = split(params, spec, integers)
+        mean = compute_gradients(params, spec, integers, problem).mean(axis=0)
+        first = spec.channels * spec.inputs * spec.kernel**2
+        mean[first : first + spec.channels] -= 2 * b * v.sum((1, 2)) * mean[-1]
+        mean[first + spec.channels : -1] -= np.repeat(b**2, spec.kernel**2) * mean[-1]
+        momentum = 0.9 * momentum + mean[:-1]
+        current = current - 0.05 * momentum
+    return tuple(int(value) for value in np.rint(current * unit))
