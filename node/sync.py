@@ -139,7 +139,7 @@ class Synchroniser:
             logger.info("synchronised from %s: height %d to %d", node_id, before, after)
 
     async def _pull(self, node_id: str, status: PeerStatus) -> None:
-        height = await self._find_ancestor(node_id, status) + 1
+        height: int = await self._find_ancestor(node_id, status) + 1
         while height <= status.height:
             page = await self._network.request_hashes(node_id, height, MAX_HASHES)
             if not page:
@@ -152,7 +152,7 @@ class Synchroniser:
 
     async def _find_ancestor(self, node_id: str, status: PeerStatus) -> int:
         """Greatest height at which the peer's head chain and ours agree."""
-        top = min(self._handlers.get_status().height, status.height)
+        top: int = min(self._handlers.get_status().height, status.height)
         window = self._window
         while True:
             start = max(0, top - window + 1)

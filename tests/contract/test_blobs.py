@@ -1,0 +1,221 @@
+"""The blob store: exact bytes, progress that survives, quota, nothing outside its folder."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from consensus.crypto import CHUNK_BYTES, compute_blob_root, compute_chunk_hash
+from consensus.task import BlobRef
+from consensus.types import Hash32
+from node.blobs import BlobError, BlobStore, CorruptBlob, Manifest, QuotaExceeded
+
+
+def build_data(length: int, seed: int = 0) -> bytes:
+    return (bytes((seed + at) % 251 for at in range(1009)) * (length // 1009 + 1))[:length]
+
+
+def compute_ref(data: bytes) -> BlobRef:
+    chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
+    return BlobRef(compute_blob_root(len(data), [compute_chunk_hash(chunk) for chunk in chunks]), len(data))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs", quota_bytes=16 * CHUNK_BYTES, max_blob_bytes=8 * CHUNK_BYTES)
+
+
+LENGTHS = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 17]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_every_length_is_stored_under_its_root(store: BlobStore, length: int) -> None:
+    data = build_data(length)
+    ref = store.put_bytes(data)
+    assert ref == compute_ref(data)
+    path = store.get_path(ref.root)
+    assert path is not None
+    assert path.read_bytes() == data
+    manifest = store.get_manifest(ref.root)
+    assert manifest is not None
+    assert Manifest.decode(ref.root, manifest.encode()) == manifest
+    chunks = [store.read_chunk(ref.root, index) for index in range(len(manifest.chunks))]
+    assert b"".join(chunk or b"" for chunk in chunks) == data
+    assert store.read_chunk(ref.root, len(manifest.chunks)) is None
+    assert store.read_chunk(ref.root, -1) is None
+
+
+@pytest.mark.parametrize("move", [True, False])
+async def test_files_are_copied_or_adopted(store: BlobStore, tmp_path: Path, move: bool) -> None:
+    data = build_data(2 * CHUNK_BYTES + 5)
+    source = tmp_path / "bundle"
+    source.write_bytes(data)
+    ref = await store.put_file(source, move=move)
+    assert ref == compute_ref(data)
+    assert source.exists() is not move
+    path = store.get_path(ref.root)
+    assert path is not None
+    assert path.read_bytes() == data
+    assert store.used_bytes == len(data)
+
+
+async def test_streams_of_any_pieces(store: BlobStore) -> None:
+    data = build_data(2 * CHUNK_BYTES + 5)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(data), 300_001):
+            yield data[at : at + 300_001]
+
+    assert await store.put_stream(pieces()) == compute_ref(data)
+
+
+async def test_a_stream_that_breaks_off_leaves_nothing(store: BlobStore, tmp_path: Path) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield build_data(CHUNK_BYTES + 1)
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        await store.put_stream(pieces())
+    assert store.used_bytes == 0
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_storing_twice_is_storing_once(store: BlobStore) -> None:
+    data = build_data(CHUNK_BYTES + 1)
+    assert store.put_bytes(data) == store.put_bytes(data)
+    assert store.used_bytes == len(data)
+
+
+def test_the_quota_counts_and_names_its_setting(store: BlobStore) -> None:
+    with pytest.raises(QuotaExceeded, match=r"limits\.max_blob_bytes"):
+        store.put_bytes(build_data(8 * CHUNK_BYTES + 1))
+    first = store.put_bytes(build_data(8 * CHUNK_BYTES, 1))
+    store.put_bytes(build_data(7 * CHUNK_BYTES, 2))
+    with pytest.raises(QuotaExceeded, match=r"limits\.blob_quota_bytes"):
+        store.put_bytes(build_data(2 * CHUNK_BYTES, 3))
+    assert store.used_bytes == 15 * CHUNK_BYTES
+    assert store.remove(first.root)
+    assert not store.remove(first.root)
+    store.put_bytes(build_data(2 * CHUNK_BYTES, 3))
+    assert store.used_bytes == 9 * CHUNK_BYTES
+
+
+def test_an_unfinished_blob_counts_at_full_length(store: BlobStore, tmp_path: Path) -> None:
+    data = build_data(8 * CHUNK_BYTES)
+    other = BlobStore(tmp_path / "other")
+    manifest = other.get_manifest(other.put_bytes(data).root)
+    assert manifest is not None
+    partial = store.open_partial(manifest)
+    assert store.used_bytes == len(data)
+    store.put_bytes(build_data(7 * CHUNK_BYTES, 1))
+    with pytest.raises(QuotaExceeded):
+        store.put_bytes(build_data(2 * CHUNK_BYTES, 2))
+    partial.close()
+    store.discard_partial(manifest.ref.root)
+    assert store.used_bytes == 7 * CHUNK_BYTES
+    assert store.get_info(manifest.ref.root) is None
+
+
+def test_a_partial_blob_resumes_after_a_crash(store: BlobStore, tmp_path: Path) -> None:
+    data = build_data(3 * CHUNK_BYTES + 9)
+    other = BlobStore(tmp_path / "other")
+    ref = other.put_bytes(data)
+    manifest = other.get_manifest(ref.root)
+    assert manifest is not None
+    partial = store.open_partial(manifest)
+    assert partial.missing == (0, 1, 2, 3)
+    partial.write_chunk(3, data[3 * CHUNK_BYTES :])
+    partial.write_chunk(1, data[CHUNK_BYTES : 2 * CHUNK_BYTES])
+    with pytest.raises(BlobError, match="2 chunks are missing"):
+        partial.finish()
+    # A torn write, as after a power failure: part of chunk 0 is on disk.
+    with (tmp_path / "blobs" / f"{ref.root.hex()}.part").open("r+b") as file:
+        file.write(data[:1000])
+    # The process dies here: nothing is closed.
+    reopened = BlobStore(tmp_path / "blobs")
+    info = reopened.get_info(ref.root)
+    assert info is not None
+    assert not info.complete
+    assert not reopened.has(ref.root)
+    resumed = reopened.open_partial(manifest)
+    assert resumed.missing == (0, 2)
+    for index in resumed.missing:
+        resumed.write_chunk(index, data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
+    assert resumed.finish().read_bytes() == data
+    assert reopened.used_bytes == len(data)
+    partial.close()
+
+
+def test_a_partial_blob_takes_only_true_chunks(store: BlobStore, tmp_path: Path) -> None:
+    data = build_data(2 * CHUNK_BYTES)
+    other = BlobStore(tmp_path / "other")
+    manifest = other.get_manifest(other.put_bytes(data).root)
+    assert manifest is not None
+    partial = store.open_partial(manifest)
+    true = data[:CHUNK_BYTES]
+    for index, chunk in [(0, bytes(CHUNK_BYTES)), (1, true[:-1]), (0, b""), (2, true), (-1, true)]:
+        with pytest.raises(CorruptBlob):
+            partial.write_chunk(index, chunk)
+    assert partial.missing == (0, 1)
+    partial.close()
+    with pytest.raises(BlobError, match="no longer"):
+        partial.write_chunk(0, true)
+
+
+def test_manifests_must_make_up_the_root(store: BlobStore) -> None:
+    ref = store.put_bytes(build_data(2 * CHUNK_BYTES))
+    manifest = store.get_manifest(ref.root)
+    assert manifest is not None
+    encoded = manifest.encode()
+    wrong_length = (ref.length - 1).to_bytes(8, "big") + encoded[8:]
+    swapped = encoded[:8] + encoded[40:72] + encoded[8:40]
+    for forged in (b"", encoded[:-1], encoded[:-32], encoded + bytes(32), wrong_length, swapped, b"\xff" * 40):
+        with pytest.raises(CorruptBlob):
+            Manifest.decode(ref.root, forged)
+
+
+def test_rot_on_disk_is_found_and_the_blob_dropped(store: BlobStore) -> None:
+    ref = store.put_bytes(build_data(2 * CHUNK_BYTES))
+    path = store.get_path(ref.root)
+    assert path is not None
+    with path.open("r+b") as file:
+        file.seek(CHUNK_BYTES + 5)
+        file.write(b"\xff\xff")
+    assert store.read_chunk(ref.root, 0) is not None
+    with pytest.raises(CorruptBlob, match="chunk 1"):
+        store.read_chunk(ref.root, 1)
+    assert not store.has(ref.root)
+
+
+def test_blobs_survive_reopening_and_strays_are_cleared(tmp_path: Path) -> None:
+    directory = tmp_path / "blobs"
+    ref = BlobStore(directory).put_bytes(b"kept")
+    (directory / "7.incoming").write_bytes(b"of a process that died")
+    reopened = BlobStore(directory)
+    assert reopened.get_refs() == (ref,)
+    assert {path.name for path in directory.iterdir()} == {ref.root.hex(), f"{ref.root.hex()}.manifest"}
+
+
+def test_roots_name_nothing_outside_the_folder(store: BlobStore) -> None:
+    for root in (b"", b"../../etc/passwd", b"\x00" * 31):
+        with pytest.raises(BlobError, match="32 bytes"):
+            store.get_manifest(Hash32(root))
+        assert store.get_path(Hash32(root)) is None
+
+
+async def test_hashing_leaves_the_event_loop_alone(store: BlobStore, tmp_path: Path) -> None:
+    source = tmp_path / "large"
+    source.write_bytes(build_data(8 * CHUNK_BYTES))
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turn())
+    await store.put_file(source)
+    turning.cancel()
+    assert turns > 10
