@@ -85,7 +85,9 @@ class Node:
                 NetworkConfig(config.peer.peers, NetworkLimits(links=config.peer.max_peers)),
                 config.peer.advertise,
             ),
-            TlsFiles(config.tls.authority, config.tls.certificate, config.tls.key),
+            TlsFiles(
+                certificate=config.tls.certificate, key=config.tls.key, authority=config.tls.authority
+            ),
             self._handlers,
             self.clock,
             self.core.blobs,

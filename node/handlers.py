@@ -1,5 +1,7 @@
 """What the peer network asks of this node."""
 
+from importlib.metadata import version
+
 from consensus.gossip_rules import Outcome
 from consensus.types import Hash32
 from node.chain import Imported, ImportStatus
@@ -50,4 +52,6 @@ class PeerHandlers:
 
     def get_status(self) -> PeerStatus:
         chain = self._core.chain
-        return PeerStatus(chain.chain_id, chain.genesis_hash, chain.head.height, chain.head_hash)
+        return PeerStatus(
+            chain.chain_id, chain.genesis_hash, chain.head.height, chain.head_hash, version("bmif")
+        )

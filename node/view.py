@@ -125,9 +125,16 @@ class CoreView:
                         location.block,
                         Height(location.height),
                         record.block.header.time,
+                        self._get_recomputed(opening),
                     )
                 )
         return records
+
+    def _get_recomputed(self, opening: OpenGradient | OpenLoss) -> bool | None:
+        if not isinstance(opening, OpenLoss):
+            return None
+        found = self._core.work.verdicts.find(opening.task, opening.step, opening.weights)
+        return None if found is None else found == opening.ciphertext
 
     def get_milestones(self, task: Hash32) -> Sequence[MilestoneRecord]:
         records = []

@@ -119,12 +119,16 @@ class VerdictBook:
             self._verdicts[key] = Hash32(ciphertext)
 
     def get_verdict(self, check: LossCheck) -> WorkVerdict | None:
-        ciphertext = self._verdicts.get(_get_verdict_key(check))
+        ciphertext = self.find(check.task, check.step, compute_weights_digest(check.weights))
         return None if ciphertext is None else WorkVerdict(check, ciphertext)
+
+    def find(self, task: Hash32, step: int, weights: Hash32) -> Hash32 | None:
+        """The recomputed hash for weights of this digest, if it is finished."""
+        return self._verdicts.get(_get_verdict_key(task, step, weights))
 
     def remember(self, check: LossCheck, ciphertext: Hash32) -> None:
         """Keep a recomputation of this node's own (a custody makes the losses that it opens itself)."""
-        key = _get_verdict_key(check)
+        key = _get_verdict_key(check.task, check.step, compute_weights_digest(check.weights))
         if self._ledger is not None:
             self._ledger.put_record(key, ciphertext)
         self._verdicts[key] = ciphertext
@@ -232,5 +236,5 @@ class WorkService:
         self.pool.close()
 
 
-def _get_verdict_key(check: LossCheck) -> bytes:
-    return VERDICT_PREFIX + check.task + check.step.to_bytes(4, "big") + compute_weights_digest(check.weights)
+def _get_verdict_key(task: Hash32, step: int, weights: Hash32) -> bytes:
+    return VERDICT_PREFIX + task + step.to_bytes(4, "big") + weights

@@ -296,6 +296,7 @@ class TaskReader:
             loss=opening.loss if isinstance(opening, OpenLoss) else None,
             loss_value=self.scale_loss(opening.loss) if isinstance(opening, OpenLoss) else None,
             ciphertext=opening.ciphertext.hex() if isinstance(opening, OpenLoss) else None,
+            recomputed=found.recomputed,
             credits=build_credits(opening.claims) if isinstance(opening, OpenGradient) else (),
         )
 

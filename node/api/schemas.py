@@ -267,6 +267,9 @@ class OpeningModel(Model):
     loss: SignedInt | None
     loss_value: float | None
     ciphertext: Hex32 | None = Field(description="Hash over the loss ciphertexts")
+    recomputed: bool | None = Field(
+        description="Whether this node itself recomputed the loss ciphertexts to that hash; null if not done"
+    )
     credits: tuple[CreditModel, ...]
 
 

@@ -120,6 +120,8 @@ class OpeningRecord:
     height: Height
     time: Millis
     """Of the block."""
+    recomputed: bool | None = None
+    """Of a loss: whether this node's own recomputation gave the same ciphertexts; None if not done."""
 
 
 @dataclass(frozen=True, slots=True)
