@@ -14,7 +14,7 @@ from fusion_model.gradients import Array
 from fusion_model.pairs import ImagePair
 
 PHANTOM_SIZE = 128
-_EDGE_PX = 1.0
+_EDGE_PX = 1.2
 """Half-width of every edge: scanners blur."""
 
 _DARK = 0.08
@@ -45,7 +45,7 @@ def _build_slice(seed: int, patient: int, number: int, depth: float, size: int) 
     ellipse = _build_rasteriser(size)
     scale = 1 - 0.25 * depth
     width, height = uniform(0.72, 0.86) * scale, uniform(0.82, 0.95) * scale
-    tilt, bone, fat = uniform(-0.2, 0.2), uniform(0.09, 0.15), uniform(0.05, 0.08)
+    tilt, bone, fat = uniform(-0.2, 0.2), uniform(0.09, 0.15), uniform(0.07, 0.1)
 
     head = ellipse(0, 0, width, height, tilt)
     skull = ellipse(0, 0, width - fat, height - fat, tilt)
@@ -60,7 +60,7 @@ def _build_slice(seed: int, patient: int, number: int, depth: float, size: int) 
 
     for _ in range(int(anatomy.integers(14, 22))):
         centre = _draw_centre(anatomy, depth)
-        mask = ellipse(*centre, uniform(0.06, 0.26), uniform(0.05, 0.2), uniform(0, np.pi)) * brain
+        mask = ellipse(*centre, uniform(0.08, 0.28), uniform(0.07, 0.22), uniform(0, np.pi)) * brain
         in_ct, in_mr = _draw_tissue(anatomy)
         ct += mask * (in_ct - ct)
         mr += mask * (in_mr - mr)
@@ -83,7 +83,7 @@ def _draw_tissue(generator: np.random.Generator) -> tuple[float, float]:
     bright, dark = generator.uniform(0.75, 0.95), generator.uniform(0.02, 0.15)
     shared, difference = generator.uniform(0.6, 0.9), generator.uniform(-0.08, 0.08)
     kinds = ((bright, dark), (dark, bright), (shared, shared + difference), (dark, dark))
-    return kinds[int(generator.choice(len(kinds), p=(0.25, 0.25, 0.45, 0.05)))]
+    return kinds[int(generator.choice(len(kinds), p=(0.3, 0.3, 0.35, 0.05)))]
 
 
 def _draw_centre(generator: np.random.Generator, depth: float) -> tuple[float, float]:

@@ -1,0 +1,51 @@
+"""Targets: the brighter pixel and the stronger signed difference, on the network's output window."""
+
+import numpy as np
+import pytest
+
+from fusion_model.config import NetworkConfig
+from fusion_model.gradients import apply_metric
+from fusion_model.losses import build_loss_target
+from fusion_model.targets import build_targets, compute_strongest_difference
+
+
+def test_the_stronger_difference_keeps_its_sign_and_ties_go_to_the_first() -> None:
+    first = np.array([[0.0, 0.5, 0.5, 0.2]])
+    second = np.array([[0.3, 0.2, 0.9, 0.5]])
+    chosen = compute_strongest_difference(np.stack([first, second])[None], axis=1)
+    np.testing.assert_allclose(chosen, [[[0.5, 0.7, -0.4]]])
+    tie = np.array([[[[0.0, 0.5]], [[0.5, 0.0]]]])
+    assert compute_strongest_difference(tie, axis=1)[0, 0, 0] == 0.5
+
+
+def test_targets_cover_the_output_window() -> None:
+    config = NetworkConfig()
+    inputs = np.random.default_rng(0).uniform(0, 1, (3, 2, 6, 6))
+    targets = build_targets(config, inputs)
+    assert targets.intensity.shape == (3, 2, 2)
+    assert targets.gradient_x.shape == (3, 2, 1)
+    assert targets.gradient_y.shape == (3, 1, 2)
+    np.testing.assert_array_equal(targets.intensity, np.maximum(inputs[:, 0], inputs[:, 1])[:, 2:4, 2:4])
+    down = np.diff(inputs, axis=2)[:, :, 2:3, 2:4]
+    chosen = np.where(np.abs(down[:, 1]) > np.abs(down[:, 0]), down[:, 1], down[:, 0])
+    np.testing.assert_array_equal(targets.gradient_y, chosen)
+
+
+@pytest.mark.parametrize("weight", [0, 1, 4])
+def test_the_loss_target_is_the_published_formula(weight: int) -> None:
+    config = NetworkConfig(gradient_weight=weight)
+    inputs = np.random.default_rng(1).uniform(0, 1, (4, 2, 6, 6))
+    targets = build_targets(config, inputs)
+    # D maps the 2x2 window, in reading order, to its two row and two column differences.
+    across = np.array([[-1, 1, 0, 0], [0, 0, -1, 1]], dtype=np.float64)
+    down = np.array([[-1, 0, 1, 0], [0, -1, 0, 1]], dtype=np.float64)
+    metric = np.eye(4) + weight * (across.T @ across + down.T @ down)
+    skip = inputs[:, :, 2:4, 2:4].mean(axis=1)
+    wanted = targets.gradient_x.reshape(4, 2) @ across + targets.gradient_y.reshape(4, 2) @ down
+    expected = targets.intensity.reshape(4, 4) + weight * wanted - skip.reshape(4, 4) @ metric
+    np.testing.assert_allclose(
+        build_loss_target(config, inputs, targets).plane.reshape(4, 4), expected, atol=1e-14
+    )
+    np.testing.assert_allclose(
+        apply_metric(config, skip).reshape(4, 4), skip.reshape(4, 4) @ metric, atol=1e-14
+    )
