@@ -82,16 +82,19 @@ def _spawn(testnet: Testnet, node: TestnetNode) -> subprocess.Popen[bytes]:
     return process
 
 
-def probe(url: str, timeout_s: float = 2.0) -> tuple[bool, str]:
-    """Whether `url`/readyz says ready, and what it or the network says if not."""
+def probe(url: str, address: str, timeout_s: float = 2.0) -> tuple[bool, str]:
+    """Whether the node of this account answers at `url` and is ready, and what is said if not."""
     try:
+        with urllib.request.urlopen(f"{url}/v1/status", timeout=timeout_s) as reply:
+            if json.loads(reply.read()).get("address") != address:
+                return False, "another node answers at this port"
         with urllib.request.urlopen(f"{url}/readyz", timeout=timeout_s) as reply:
             return reply.status == 200, "ready"
     except urllib.error.HTTPError as error:
         with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
             return False, str(json.loads(error.read())["detail"])
         return False, f"HTTP {error.code}"
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, OSError, ValueError) as error:
         return False, f"no answer: {getattr(error, 'reason', error)}"
 
 
@@ -123,7 +126,7 @@ def start_nodes(
                     f"{node.name} exited with status {process.returncode}; "
                     f"end of {home / LOG_FILE}:\n{get_log_tail(home)}"
                 )
-            ready, details[node.name] = probe(testnet.get_api_url(node))
+            ready, details[node.name] = probe(testnet.get_api_url(node), node.address)
             if ready:
                 waiting.remove(node)
                 report(node)
@@ -184,6 +187,6 @@ def get_statuses(testnet: Testnet, names: tuple[str, ...] = ()) -> tuple[Process
     statuses = []
     for node in testnet.select(names):
         pid = get_pid(testnet.get_directory(node.name))
-        ready, detail = probe(testnet.get_api_url(node))
+        ready, detail = probe(testnet.get_api_url(node), node.address)
         statuses.append(ProcessStatus(node, pid, ready, detail))
     return tuple(statuses)

@@ -15,7 +15,7 @@ from node.api.errors import Handler, Problem, problem_middleware
 from node.api.health import REGISTRY, NodeCollector, RequestMetrics, get_livez, get_metrics, get_readyz
 from node.api.openapi import build_document
 from node.api.operator import BLOB_LIMIT, OPERATOR, OPERATOR_ROUTES, build_token_middleware
-from node.api.requests import VIEW, Route, RouteHandler, check_query
+from node.api.requests import JSON, VIEW, Route, RouteHandler, check_query
 from node.api.routes import ROUTES
 from node.api.schemas import LiveModel, ReadyModel
 from node.api.sse import MAX_STREAMS, STREAMS, close_streams, get_events
@@ -24,6 +24,7 @@ from node.config import NodeConfig
 
 MAX_OPERATOR_JSON = 16 * 1024 * 1024
 MAX_CLIENTS = 4_096
+DOCUMENT = web.AppKey("document", bytes)
 
 _SERVICE_ROUTES: tuple[Route, ...] = (
     Route(
@@ -101,30 +102,30 @@ def _check_first(route: Route) -> RouteHandler:
 
 
 def _add_routes(app: web.Application, routes: Sequence[Route], document: bytes) -> None:
+    app[DOCUMENT] = document
     for route in routes:
         if route.method == "GET":
             app.router.add_get(route.path, _check_first(route), allow_head=True)
         else:
             app.router.add_route(route.method, route.path, _check_first(route))
 
-    async def get_document(request: web.Request) -> web.Response:
-        return web.Response(body=document, content_type="application/json")
 
-    app.router.add_get("/openapi.json", get_document)
+async def get_document(request: web.Request) -> web.Response:
+    return web.Response(body=request.app[DOCUMENT], content_type=JSON)
 
 
-def get_public_routes() -> tuple[Route, ...]:
-    """All routes of the public application but `/openapi.json`."""
-    return ROUTES + _SERVICE_ROUTES
+DOCUMENT_ROUTE = Route("GET", "/openapi.json", "getDocument", get_document, "This document")
+PUBLIC_ROUTES: tuple[Route, ...] = (*ROUTES, *_SERVICE_ROUTES, DOCUMENT_ROUTE)
+ALL_OPERATOR_ROUTES: tuple[Route, ...] = (*OPERATOR_ROUTES, replace(DOCUMENT_ROUTE, errors=(401,)))
 
 
 def build_public_document(version: str) -> bytes:
-    document = build_document(get_public_routes(), title="bmif node", version=version)
+    document = build_document(PUBLIC_ROUTES, title="bmif node", version=version)
     return json.dumps(document, indent=1).encode()
 
 
 def build_operator_document(version: str) -> bytes:
-    document = build_document(OPERATOR_ROUTES, title="bmif node, operator", version=version, bearer=True)
+    document = build_document(ALL_OPERATOR_ROUTES, title="bmif node, operator", version=version, bearer=True)
     return json.dumps(document, indent=1).encode()
 
 
@@ -149,7 +150,7 @@ def build_public_app(
     app[STREAMS] = set()
     app[MAX_STREAMS] = config.api.max_event_streams
     app.on_shutdown.append(close_streams)
-    _add_routes(app, get_public_routes(), build_public_document(view.info.version))
+    _add_routes(app, PUBLIC_ROUTES, build_public_document(view.info.version))
     return app
 
 
@@ -163,7 +164,5 @@ def build_operator_app(
     app[VIEW] = view
     app[OPERATOR] = operator
     app[BLOB_LIMIT] = config.limits.max_blob_bytes
-    _add_routes(
-        app, [replace(route) for route in OPERATOR_ROUTES], build_operator_document(view.info.version)
-    )
+    _add_routes(app, ALL_OPERATOR_ROUTES, build_operator_document(view.info.version))
     return app

@@ -72,7 +72,7 @@ def _build_operation(
     if isinstance(route.answer, type) and issubclass(route.answer, BaseModel):
         good["content"] = {route.media: {"schema": refs[(route.answer, "serialization")]}}
     elif route.media:
-        good["content"] = {route.media: {"schema": {"type": "string"}}}
+        good["content"] = {route.media: {"schema": {"type": "object" if route.media == JSON else "string"}}}
     if route.cached:
         good["headers"] = {"ETag": {"schema": {"type": "string"}}}
     responses: Document = {str(route.status): good}

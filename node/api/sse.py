@@ -76,6 +76,10 @@ async def get_events(request: web.Request) -> web.StreamResponse:
         await _stream(request, response, after, kinds)
     except ConnectionResetError:
         pass  # the client left
+    except asyncio.CancelledError:
+        if task is None or task in streams:
+            raise
+        task.uncancel()  # `close_streams` asks for an orderly end
     finally:
         if task is not None:
             streams.discard(task)
@@ -102,5 +106,7 @@ async def _stream(
 async def close_streams(app: web.Application) -> None:
     """End every open stream, so that a stopping node is not kept waiting by its readers."""
     streams = app[STREAMS]
-    for task in list(streams):
+    ending = list(streams)
+    streams.clear()
+    for task in ending:
         task.cancel()

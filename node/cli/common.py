@@ -153,19 +153,20 @@ def wait_included(client: SyncClient, transaction: Hash32, timeout_s: float) -> 
         time.sleep(POLL_S)
 
 
-def print_json(
-    value: BaseModel | Mapping[str, JsonValue] | Sequence[BaseModel | Mapping[str, JsonValue]],
-) -> None:
+Document = BaseModel | Mapping[str, JsonValue]
+
+
+def print_json(value: Document | Sequence[Document]) -> None:
     """One JSON document on standard output."""
-    if isinstance(value, BaseModel):
-        plain: object = value.model_dump(mode="json")
-    elif isinstance(value, Mapping):
-        plain = dict(value)
-    else:
-        plain = [
-            item.model_dump(mode="json") if isinstance(item, BaseModel) else dict(item) for item in value
-        ]
+    plain: JsonValue = [_convert(item) for item in value] if isinstance(value, Sequence) else _convert(value)
     typer.echo(json.dumps(plain, indent=2))
+
+
+def _convert(value: Document) -> JsonValue:
+    if isinstance(value, BaseModel):
+        document: JsonValue = value.model_dump(mode="json")
+        return document
+    return dict(value)
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

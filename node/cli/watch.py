@@ -143,7 +143,8 @@ async def _follow(
                 raise
             found = None  # the node restarts; the stream reconnects by itself
         yield event, found
-        if found is not None and found.status in ENDED:
+        # A block's steps and milestones come before its `task` event: print those first.
+        if found is not None and found.status in ENDED and event.kind in ("task", "head", "gap"):
             return
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from tests.unit.node_api.fakes import FakeNode
 
 from node.api.app import build_operator_app, build_public_app
 from node.config import ApiSettings, LimitSettings, NodeConfig, TlsSettings
+from tests.unit.node_api.fakes import FakeNode
 
 TOKEN = "the-operator-token"
 
@@ -38,5 +38,7 @@ async def api(node: FakeNode, tmp_path: Path) -> AsyncIterator[TestClient]:
 
 @pytest.fixture
 async def operator(node: FakeNode, tmp_path: Path) -> AsyncIterator[TestClient]:
-    async with TestClient(TestServer(build_operator_app(node, node, build_config(tmp_path), TOKEN))) as client:
+    async with TestClient(
+        TestServer(build_operator_app(node, node, build_config(tmp_path), TOKEN))
+    ) as client:
         yield client

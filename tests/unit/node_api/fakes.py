@@ -197,9 +197,7 @@ class FakeNode:
         )
 
     def _open(self, task: Hash32) -> None:
-        claims = tuple(
-            Claim(task, 0, batch, BLOB, MINER.address, Signature(bytes(64))) for batch in (0, 1)
-        )
+        claims = tuple(Claim(task, 0, batch, BLOB, MINER.address, Signature(bytes(64))) for batch in (0, 1))
         loss = OpenLoss(task, 0, ZERO_HASH, ZERO_HASH, ZERO_HASH, 1536)
         gradient = OpenGradient(task, 0, compute_opening_hash(loss), ZERO_HASH, claims, (1, -2, 3))
         for opening in (loss, gradient):
@@ -275,7 +273,9 @@ class FakeNode:
 
     def get_blob(self, root: Hash32) -> BlobInfo | None:
         path = self.blobs.get(root)
-        return None if path is None else BlobInfo(BlobRef(root, path.stat().st_size), True, path.stat().st_size)
+        return (
+            None if path is None else BlobInfo(BlobRef(root, path.stat().st_size), True, path.stat().st_size)
+        )
 
     async def submit_transaction(self, data: bytes) -> Hash32:
         try:

@@ -1,8 +1,9 @@
 """Answers of the public API: content, paging, caching, and a problem document for everything wrong."""
 
+from dataclasses import replace
+
 import pytest
 from aiohttp.test_utils import TestClient
-from tests.unit.node_api.fakes import CUSTODY, MINER, FakeNode
 
 from consensus.codec import encode
 from consensus.state import get_account_key
@@ -11,6 +12,7 @@ from consensus.transaction import sign_transaction
 from consensus.tree import Proof, ProofLeaf, ProofStep, verify_proof
 from consensus.types import Address, Amount, Hash32
 from node.api.view import Readiness
+from tests.unit.node_api.fakes import CUSTODY, MINER, FakeNode
 
 
 async def get(api: TestClient, path: str, status: int = 200) -> dict:
@@ -123,9 +125,7 @@ async def test_account_comes_with_a_proof_that_verifies(api: TestClient, node: F
         assert body["balance"] == balance
         proof = body["proof"]
         steps = tuple(ProofStep(s["bit"], Hash32(bytes.fromhex(s["sibling"]))) for s in proof["steps"])
-        leaf = ProofLeaf(
-            Hash32(bytes.fromhex(proof["leaf"]["path"])), bytes.fromhex(proof["leaf"]["value"])
-        )
+        leaf = ProofLeaf(Hash32(bytes.fromhex(proof["leaf"]["path"])), bytes.fromhex(proof["leaf"]["value"]))
         value = leaf.value if balance else None
         assert verify_proof(node.state.root, get_account_key(address), value, Proof(steps, leaf))
 
@@ -240,7 +240,7 @@ async def test_refusal_names_the_rule_and_a_full_mempool_asks_to_wait(
     response = await api.post("/v1/transactions", json={"transaction": "c1"})
     assert (await response.json(content_type=None))["reason"] == "TX_MALFORMED"
     transaction = sign_transaction(MINER, node.chain_id, 0, Transfer(CUSTODY.address, Amount(5)))
-    anonymous = encode(type(transaction)(node.chain_id, Address(bytes(32)), 0, transaction.payload, transaction.signature))
+    anonymous = encode(replace(transaction, sender=Address(bytes(32))))
     response = await api.post("/v1/transactions", json={"transaction": anonymous.hex()})
     assert response.status == 503
     assert response.headers["Retry-After"] == "2"

@@ -1,0 +1,67 @@
+"""Every payload goes to JSON and back without loss; a foreign one is refused by field."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from consensus import task as core
+from consensus.types import ZERO_HASH, Address, Amount, Hash32, Millis, Signature
+from node.api.payloads import decode_payload, encode_payload, get_kind, payload_adapter
+from tests.unit.node_api.fakes import BLOB, CONTRIBUTION, DRAFT
+
+HASH = Hash32(bytes(range(32)))
+PAYLOADS: tuple[core.Payload, ...] = (
+    core.Transfer(Address(HASH), Amount(2**63 - 1)),
+    core.DraftTask(DRAFT),
+    core.Contribute(
+        HASH, CONTRIBUTION.training, CONTRIBUTION.validation, (core.PatientRange(3, True, 0, 0, 300),)
+    ),
+    core.PublishTask(
+        HASH,
+        (HASH, ZERO_HASH),
+        (1, 0),
+        1,
+        (-5, 0, 2**40),
+        core.Optimizer(40, (7, 8)),
+        (0, 2),
+        (core.Milestone(10, Amount(1)),),
+        Amount(1),
+        Amount(2),
+        Millis(3),
+    ),
+    core.Available(HASH),
+    core.OpenGradient(
+        HASH, 1, HASH, HASH, (core.Claim(HASH, 1, 0, BLOB, Address(HASH), Signature(bytes(64))),), (-1, 2)
+    ),
+    core.OpenLoss(HASH, 1, HASH, HASH, HASH, -3),
+    core.ExpireTask(HASH),
+)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=get_kind)
+def test_json_round_trip_is_exact(payload: core.Payload) -> None:
+    text = encode_payload(payload).model_dump_json()
+    assert json.loads(text)["kind"] == get_kind(payload)
+    assert decode_payload(payload_adapter.validate_json(text)) == payload
+
+
+def test_every_kind_has_a_model() -> None:
+    assert {type(payload) for payload in PAYLOADS} == set(core.Payload.__args__)
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({"kind": "bribe"}, ()),
+        ({"kind": "transfer", "to": "00", "amount": 1}, ("transfer", "to")),
+        ({"kind": "transfer", "to": "AB" * 32, "amount": 1}, ("transfer", "to")),
+        ({"kind": "transfer", "to": "ab" * 32, "amount": -1}, ("transfer", "amount")),
+        ({"kind": "transfer", "to": "ab" * 32, "amount": 1.0}, ("transfer", "amount")),
+        ({"kind": "transfer", "to": "ab" * 32, "amount": 1, "fee": 1}, ("transfer", "fee")),
+    ],
+)
+def test_a_wrong_payload_is_refused_by_field(document: dict[str, object], field: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        payload_adapter.validate_json(json.dumps(document))
+    assert caught.value.errors()[0]["loc"] == field
