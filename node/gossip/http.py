@@ -88,7 +88,11 @@ class HttpTransport:
         application = web.Application(client_max_size=max(MAX_REQUEST_BYTES.values()))
         application.router.add_post(PREFIX + "{route}", self._handle)
         runner = web.AppRunner(
-            application, access_log=None, keepalive_timeout=KEEPALIVE_S, auto_decompress=False
+            application,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
+            auto_decompress=False,
+            shutdown_timeout=0.5,
         )
         await runner.setup()
         site = web.TCPSite(
@@ -96,7 +100,6 @@ class HttpTransport:
             self._host,
             self._port,
             ssl_context=build_server_context(self._files),
-            shutdown_timeout=1.0,
         )
         try:
             await site.start()

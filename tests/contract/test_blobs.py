@@ -170,7 +170,15 @@ def test_manifests_must_make_up_the_root(store: BlobStore) -> None:
     encoded = manifest.encode()
     wrong_length = (ref.length - 1).to_bytes(8, "big") + encoded[8:]
     swapped = encoded[:8] + encoded[40:72] + encoded[8:40]
-    for forged in (b"", encoded[:-1], encoded[:-32], encoded + bytes(32), wrong_length, swapped, b"\xff" * 40):
+    for forged in (
+        b"",
+        encoded[:-1],
+        encoded[:-32],
+        encoded + bytes(32),
+        wrong_length,
+        swapped,
+        b"\xff" * 40,
+    ):
         with pytest.raises(CorruptBlob):
             Manifest.decode(ref.root, forged)
 
