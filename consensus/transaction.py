@@ -25,12 +25,20 @@ MAX_TRANSACTION_BYTES = 1024 * 1024
 """Canonical length of the largest transaction."""
 
 
-def compute_transaction_id(transaction: SignedTransaction) -> Hash32:
-    """Names the transaction's content; independent of the signature's bytes."""
-    unsigned = transaction
+_EMPTY_SIGNATURE = b"\xc4\x00"
+_SIGNATURE_BYTES = 2 + 64
+"""A signature is the last field, so the unsigned encoding is the signed one with another end."""
+
+
+def compute_transaction_id(transaction: SignedTransaction, encoded: bytes | None = None) -> Hash32:
+    """Names the transaction's content; independent of the signature's bytes.
+
+    `encoded`, where the caller has them at hand, are the transaction's canonical bytes.
+    """
+    data = encode(transaction) if encoded is None else encoded
     if transaction.signature:
-        unsigned = replace(transaction, signature=Signature(b""))
-    return hash_domain("transaction", encode(unsigned))
+        data = data[:-_SIGNATURE_BYTES] + _EMPTY_SIGNATURE
+    return hash_domain("transaction", data)
 
 
 def sign_transaction(key: SigningKey, chain_id: Hash32, nonce: int, payload: Payload) -> SignedTransaction:

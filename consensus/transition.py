@@ -28,7 +28,7 @@ from consensus.transaction import (
     compute_transaction_id,
     uses_nonce,
 )
-from consensus.types import Address, Amount, Hash32
+from consensus.types import Amount, Hash32
 
 __all__ = [
     "BlockContext",
@@ -46,14 +46,14 @@ def check_transaction(transaction: SignedTransaction, chain_id: Hash32) -> Hash3
     Raises: InvalidTransaction.
     """
     try:
-        size = len(encode(transaction))
+        encoded = encode(transaction)
     except CodecError as error:
         raise InvalidTransaction(Reason.TX_MALFORMED, str(error)) from error
-    if size > MAX_TRANSACTION_BYTES:
-        raise InvalidTransaction(Reason.TX_OVERSIZE, f"{size} bytes")
+    if len(encoded) > MAX_TRANSACTION_BYTES:
+        raise InvalidTransaction(Reason.TX_OVERSIZE, f"{len(encoded)} bytes")
     if transaction.chain_id != chain_id:
         raise InvalidTransaction(Reason.TX_CHAIN, transaction.chain_id.hex())
-    identifier = compute_transaction_id(transaction)
+    identifier = compute_transaction_id(transaction, encoded)
     if not verify(transaction.sender, "transaction", identifier, transaction.signature):
         raise InvalidTransaction(Reason.TX_SIGNATURE, identifier.hex())
     return identifier

@@ -177,13 +177,14 @@ def validate_block(
     check_block(block, params, chain_id)
     header, work = block.header, block.body.work
     _check_parent(header, parent, params)
-    if now is not None and header.time > now:
-        raise Held(header.time)
     milestone = None
     if work is None:
         check_carrier_turn(parent_state, header, parent, params)
     else:
         milestone = check_work(parent_state, work, header, parent, params)
+    # Only whoever is entitled can make a block that has to be kept for later.
+    if now is not None and header.time > now:
+        raise Held(header.time)
     state = apply_block(parent_state, block.body, BlockContext(header.height, header.time, params, chain_id))
     _require(state.root == header.state_root, Reason.B9_STATE_ROOT, state.root.hex())
     if work is not None and milestone is not None:

@@ -184,6 +184,11 @@ def test_block_of_the_future_is_held_and_not_rejected(world: World) -> None:
     with pytest.raises(Held) as caught:
         validate_block(*arguments, now=Millis(block.header.time - 1))
     assert caught.value.until == block.header.time
+    # Strangers can't fill the queue of held blocks.
+    stranger = (*arguments[:2], world.forge(block, key=OUTSIDER), *arguments[3:])
+    with pytest.raises(InvalidBlock) as refused:
+        validate_block(*stranger, now=Millis(block.header.time - 1))
+    assert refused.value.reason == Reason.B7_TURN
     assert validate_block(*arguments, now=block.header.time).root == block.header.state_root
 
 
