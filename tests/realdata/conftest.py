@@ -1,4 +1,4 @@
-"""Tests on real image pairs run only where these exist: in BMIF_DATA, or in ../shared/data by the checkout."""
+"""Tests on real image pairs run only where these exist: in BMIF_DATA, or in shared/data by the checkout."""
 
 import os
 from pathlib import Path
