@@ -181,7 +181,7 @@ def find_wheel() -> Path | None:
 def build_wheel() -> Path:
     """Builds Pyfhel with the project's toolchain file; the wheel enters the cache whole or not at all."""
     started = time.monotonic()
-    say("building Pyfhel " + PYFHEL + " with " + str(find_compiler()) + " (about two minutes, once)")
+    say("building Pyfhel " + PYFHEL + " with " + str(find_compiler()) + " (a few minutes, once)")
     target = get_cache() / "wheels" / compute_recipe()
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bmif-pyfhel-") as name:
