@@ -72,12 +72,16 @@ class Pulse:
 
 @dataclass(slots=True)
 class ClaimPool:
-    """Claims heard of, by (task, step, batch); bounded, oldest out first."""
+    """Claims heard of; bounded, oldest out first. A miner has one claim for a batch of a step: the
+    custody fetches and decrypts what is claimed, so nobody may make it do so again and again."""
 
     _claims: dict[Hash32, Claim] = field(default_factory=dict)
 
     def add(self, claim_id: Hash32, claim: Claim) -> bool:
         if claim_id in self._claims:
+            return False
+        earlier = self.get_for(claim.task, claim.step, claim.batch)
+        if any(known.miner == claim.miner for known in earlier):
             return False
         self._claims[claim_id] = claim
         while len(self._claims) > MAX_CLAIMS:

@@ -50,7 +50,6 @@ class Custody:
         self._core = core
         self._data_dir = data_dir
         self._pool = WorkerPool(workers)
-        self._refused: set[Hash32] = set()
         self._checking: dict[tuple[Hash32, int, int], asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -152,7 +151,7 @@ class Custody:
             if key in self._checking or self._get_verified(key) is not None:
                 continue
             for claim in self._core.claims.get_for(definition.id, step, batch):
-                if claim.bundle.root not in self._refused and self._has_right_size(definition, claim):
+                if not self._is_refused(claim.bundle.root) and self._has_right_size(definition, claim):
                     job = asyncio.create_task(self._check(definition, tip.state.weights, claim))
                     self._checking[key] = job
                     job.add_done_callback(lambda _, key=key: self._finish(key))  # type: ignore[misc]
@@ -194,7 +193,7 @@ class Custody:
             return
         key = (definition.id, claim.step, claim.batch)
         if result.sums is None:
-            self._refused.add(claim.bundle.root)
+            core.chain.ledger.put_record(_get_refused_key(claim.bundle.root), b"1")
             # No detail: errors of a refused bundle are decryptions of foreign bytes.
             logger.error(
                 "bundle of step %d batch %d by %s differs from the clear: refused, nothing opened",
@@ -288,6 +287,9 @@ class Custody:
         )
         return transaction
 
+    def _is_refused(self, bundle: Hash32) -> bool:
+        return self._core.chain.ledger.get_record(_get_refused_key(bundle)) is not None
+
     def _get_verified(self, key: tuple[Hash32, int, int]) -> VerifiedBundle | None:
         record = self._core.chain.ledger.get_record(_get_verified_key(key))
         return None if record is None else decode(VerifiedBundle, record)
@@ -298,6 +300,10 @@ class Custody:
 
 def _get_opening_key(task: Hash32, kind: str, step: int) -> bytes:
     return b"opening/" + kind.encode() + b"/" + task + step.to_bytes(4, "big")
+
+
+def _get_refused_key(bundle: Hash32) -> bytes:
+    return b"refused/" + bundle
 
 
 def _get_verified_key(key: tuple[Hash32, int, int]) -> bytes:

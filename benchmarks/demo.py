@@ -1,0 +1,125 @@
+"""The main job, whole: a testnet of four nodes mines an encrypted fusion task to its last milestone.
+
+`python -m benchmarks.demo` makes a testnet of real processes, lets two hospitals contribute encrypted
+phantoms, publishes a task, watches it being mined, compares all nodes, and fuses a pair that nobody
+trained on with the model on the chain. Exit status 0 means that all of that held.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from PIL import Image
+from rich.table import Table
+
+from benchmarks.testbed import Contributor, Recipe, Run, Testbed, TestbedError, console, get_cores
+from fusion_model.fuse import convert_to_bytes
+from fusion_model.phantom import build_phantoms
+
+PHANTOM_SEED = 1
+HELD_OUT_PATIENT = 900
+NODES, MINERS = 4, 2
+MIN_FALL = 5.0
+"""A demo whose loss falls less than this has failed."""
+
+DRAFT = (
+    "--title", "Demo: phantoms", "--steps", "40", "--loss-openings", "11",
+    "--clip", "0.5", "--noise", "32", "--loss-clip", "0.25", "--loss-noise", "2.5",
+)  # fmt: skip
+PUBLISH = ("--batches-per-step", "2", "--learning-rate", "0.115", "--final-rate", "0.5", "--loss-every", "4")
+RUNGS = ("0.030:1000", "0.020:1000", "0.012:1000", "0.008:2000", "0.006:3000")
+
+
+def build_recipe() -> Recipe:
+    """Two hospitals, eight synthetic patients each, of whom two are held for validation."""
+
+    def pairs(first: int) -> tuple[str, ...]:
+        return (
+            "--phantoms", "8", "--phantom-seed", str(PHANTOM_SEED), "--first-phantom", str(first),
+            "--training-batches", "1", "--validation-batches", "1", "--validation-patients", "2",
+        )  # fmt: skip
+
+    contributors = (Contributor("node2", pairs(100)), Contributor("node3", pairs(200)))
+    return Recipe(DRAFT, contributors, PUBLISH, RUNGS)
+
+
+def fuse_phantom(bed: Testbed, task: str) -> Path:
+    """Fuse a synthetic patient that nobody contributed; the figure's path."""
+    pair = build_phantoms(PHANTOM_SEED, 1, first_patient=HELD_OUT_PATIENT)[0]
+    folder = bed.directory / "fused"
+    folder.mkdir(exist_ok=True)
+    first, second = folder / "first.png", folder / "second.png"
+    Image.fromarray(convert_to_bytes(pair.first)).save(first)
+    Image.fromarray(convert_to_bytes(pair.second)).save(second)
+    figure = folder / "figure.png"
+    bed.bmif(
+        "fuse", str(first), str(second), "-o", str(folder / "fused.png"), "--figure", str(figure),
+        "--task", task, "--config", bed.config("node4"),
+    )  # fmt: skip
+    return figure
+
+
+def print_run(run: Run) -> None:
+    """The losses as they were opened, and what they cost."""
+    table = Table("step", "validation loss (opened)")
+    for opening in run.losses:
+        table.add_row(str(opening.step), f"{opening.loss_value:.6f}")
+    console.print(table)
+    console.print(
+        f"loss fell {run.fall:.2f}-fold in {run.task.gradient_openings.spent} steps and {run.seconds:.0f} s, "
+        f"{run.task.rungs_taken} of {run.task.rungs} milestones"
+    )
+    if run.task.privacy is not None:
+        console.print(run.task.privacy.statement, style="dim")
+
+
+def check_run(run: Run, min_fall: float) -> None:
+    """Raises TestbedError if the task is not what was promised."""
+    if run.task.rungs_taken != run.task.rungs or run.task.rungs < 4:
+        raise TestbedError(f"{run.task.rungs_taken} of {run.task.rungs} milestones were taken")
+    if run.fall < min_fall:
+        raise TestbedError(f"the loss fell {run.fall:.2f}-fold, at least {min_fall} was expected")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--dir", type=Path, default=Path("demo"), help="directory of the testnet (replaced)")
+    parser.add_argument("--base-port", type=int, default=8100, help="first of twelve ports")
+    parser.add_argument("--timeout", type=float, default=1500, help="longest mining, seconds")
+    parser.add_argument("--keep", action="store_true", help="leave the nodes running")
+    options = parser.parse_args()
+    if options.dir.exists():
+        if (options.dir / "testnet.json").exists():
+            Testbed(options.dir, show=False).stop()
+        shutil.rmtree(options.dir)
+    begun = time.monotonic()
+    bed = Testbed(options.dir.resolve())
+    failed = True
+    try:
+        bed.start(NODES, MINERS, options.base_port)
+        task = bed.publish(build_recipe())
+        run = bed.mine(task, "node2", options.timeout)
+        print_run(run)
+        bed.check_agreement(task)
+        figure = fuse_phantom(bed, task)
+        bed.bmif("status", "--config", bed.config("node4"))
+        console.print(f"[bold]fused image beside its sources:[/] {figure}", soft_wrap=True)
+        for node in bed.testnet.nodes:
+            console.print(f"API of {node.name}: {bed.testnet.get_api_url(node)}/v1/status")
+        check_run(run, MIN_FALL)
+        console.print(f"demo done in {time.monotonic() - begun:.0f} s on {get_cores()} cores")
+        failed = False
+        if not options.keep and sys.stdin.isatty():
+            console.input("The nodes are still running; press Enter to stop them. ")
+    except TestbedError as error:
+        console.print(f"[bold red]the demo failed:[/] {error}", soft_wrap=True)
+    finally:
+        if not options.keep:
+            bed.stop()
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""A testnet driven as its operators drive it: by the `bmif` commands, each printed before it runs."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from pydantic import JsonValue
+from rich.console import Console
+from rich.table import Table
+
+from node.api.client import SyncClient
+from node.api.schemas import OpeningModel, TaskModel
+from node.testnet import Testnet
+
+console = Console(highlight=False)
+
+AGREEMENT_DEADLINE_S = 60.0
+
+
+class TestbedError(Exception):
+    """The testnet did not do what it should; the text says what was seen."""
+
+    __test__ = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contributor:
+    """A hospital's pairs: arguments of `bmif data encrypt` for its node."""
+
+    node: str
+    pairs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A task from draft to ladder, as arguments of the commands."""
+
+    draft: tuple[str, ...]
+    contributors: tuple[Contributor, ...]
+    publish: tuple[str, ...]
+    rungs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What mining a task took."""
+
+    task: TaskModel
+    losses: tuple[OpeningModel, ...]
+    seconds: float
+
+    @property
+    def fall(self) -> float:
+        """First opened loss over the last."""
+        first, last = self.losses[0].loss_value, self.losses[-1].loss_value
+        if first is None or not last:
+            raise TestbedError("the losses have no value")
+        return first / last
+
+
+@dataclass(slots=True)
+class Testbed:
+    """One testnet directory; `bmif` runs with this interpreter."""
+
+    __test__ = False
+
+    directory: Path
+    show: bool = True
+    _testnet: Testnet | None = field(default=None, repr=False)
+
+    @property
+    def testnet(self) -> Testnet:
+        if self._testnet is None:
+            self._testnet = Testnet.load(self.directory)
+        return self._testnet
+
+    def bmif(self, *arguments: str, capture: bool = False) -> str:
+        """Run a command as a person would; its standard output if `capture`.
+
+        Raises TestbedError if it fails.
+        """
+        if self.show:
+            console.print(f"[bold]$ bmif {shlex.join(arguments)}[/]", soft_wrap=True)
+        command = [sys.executable, "-m", "node.cli.main", *arguments]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE if capture else None, text=True, stdin=subprocess.DEVNULL
+        )
+        if done.returncode:
+            raise TestbedError(f"`bmif {shlex.join(arguments)}` ended with {done.returncode}")
+        return done.stdout or ""
+
+    def bmif_json(self, *arguments: str) -> dict[str, JsonValue]:
+        return cast(dict[str, JsonValue], json.loads(self.bmif(*arguments, "--json", capture=True)))
+
+    def config(self, node: str) -> str:
+        return str(self.testnet.get_config_path(node))
+
+    def connect(self, node: str) -> SyncClient:
+        return SyncClient(self.testnet.get_api_url(self.testnet.select((node,))[0]))
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def start(self, nodes: int, miners: int, base_port: int, *, up: Sequence[str] = ()) -> None:
+        """Make a testnet and start its nodes (all unless `up` names some)."""
+        options = ["--nodes", str(nodes), "--miners", str(miners), "--base-port", str(base_port)]
+        self.bmif("testnet", "init", *options, "--dir", str(self.directory))
+        self.bmif("testnet", "up", *up, "--dir", str(self.directory))
+
+    def stop(self) -> None:
+        self.bmif("testnet", "down", "--dir", str(self.directory))
+
+    # --- a task -------------------------------------------------------------------------------
+
+    def publish(self, recipe: Recipe) -> str:
+        """Draft, encrypt, contribute, publish; the task's id."""
+        custody = self.config("node1")
+        draft = str(self.bmif_json("task", "draft", *recipe.draft, "--config", custody)["draft"])
+        contributions: list[str] = []
+        for contributor in recipe.contributors:
+            config = self.config(contributor.node)
+            encrypted = self.directory / f"{contributor.node}-encrypted"
+            arguments = ("-o", str(encrypted), *contributor.pairs, "--config", config)
+            self.bmif("data", "encrypt", draft, *arguments)
+            made = self.bmif_json("task", "contribute", str(encrypted), "--config", config)
+            contributions += ["--contribution", str(made["contribution"])]
+        rungs = [part for rung in recipe.rungs for part in ("--rung", rung)]
+        published = self.bmif_json(
+            "task", "publish", draft, *contributions, *rungs, *recipe.publish, "--config", custody
+        )
+        return str(published["task"])
+
+    def mine(self, task: str, node: str, timeout_s: float) -> Run:
+        """Watch a task to its end; raises TestbedError unless it completes."""
+        begun = time.monotonic()
+        self.bmif("task", "watch", task, "--timeout", f"{timeout_s:.0f}", "--config", self.config(node))
+        seconds = time.monotonic() - begun
+        with self.connect(node) as client:
+            found = client.call(client.api.get_task(task))
+            openings = client.collect(client.api.iterate_openings(task))
+        losses = tuple(opening for opening in openings if opening.kind == "loss")
+        return Run(found, losses, seconds)
+
+    def check_agreement(self, task: str, nodes: Sequence[str] = ()) -> None:
+        """Print each node's head, state root and own recomputations.
+
+        Raises TestbedError unless all agree and each recomputed every loss, within a deadline.
+        """
+        deadline = time.monotonic() + AGREEMENT_DEADLINE_S
+        names = tuple(node.name for node in self.testnet.select(tuple(nodes)))
+        while True:
+            rows, heads, complete = self._read_agreement(task, names)
+            if len(heads) == 1 and complete:
+                break
+            if time.monotonic() > deadline:
+                self._print_agreement(rows)
+                raise TestbedError("the nodes do not agree, or have not recomputed every loss themselves")
+            time.sleep(0.5)  # a poll with a deadline: nodes hear of the last block one after the other
+        self._print_agreement(rows)
+
+    def _read_agreement(
+        self, task: str, names: Sequence[str]
+    ) -> tuple[list[tuple[str, ...]], set[tuple[str, str]], bool]:
+        rows: list[tuple[str, ...]] = []
+        heads: set[tuple[str, str]] = set()
+        complete = True
+        for name in names:
+            with self.connect(name) as client:
+                status = client.call(client.api.get_status())
+                openings = client.collect(client.api.iterate_openings(task))
+            losses = [opening for opening in openings if opening.kind == "loss"]
+            own = sum(opening.recomputed is True for opening in losses)
+            complete = complete and bool(losses) and own == len(losses)
+            heads.add((status.head.hash, status.head.state_root))
+            rows.append(
+                (
+                    name,
+                    status.organisation,
+                    str(status.head.height),
+                    status.head.hash[:16],
+                    status.head.state_root[:16],
+                    f"{own} of {len(losses)}",
+                )
+            )
+        return rows, heads, complete
+
+    def _print_agreement(self, rows: Sequence[tuple[str, ...]]) -> None:
+        table = Table("node", "organisation", "height", "head", "state root", "losses recomputed itself")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def get_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
