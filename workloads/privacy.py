@@ -103,3 +103,15 @@ def build_statement(cost: PrivacyCost) -> str:
         "Per patient this is vacuous: clipping is by patch, and a patient gives many patches that "
         "overlap. The custodian holds the key and can read every contributed image."
     )
+
+
+def compute_hidden_bits(sum_tolerance: float, noise: float, entries: int, openings: int) -> float:
+    """Most bits that crafted bundles could carry out under the custody's tolerance, to first order.
+
+    Each of `entries` numbers of each opening may be off by `sum_tolerance` beneath Gaussian noise of
+    standard deviation `noise` (same unit): the capacity of as many Gaussian channels. The scheme's own
+    error is smaller than the tolerance, so this also bounds what it tells of the key.
+    """
+    if noise <= 0:
+        return math.inf
+    return entries * openings * 0.5 * math.log2(1 + (sum_tolerance / noise) ** 2)

@@ -7,7 +7,13 @@ import dp_accounting
 import pytest
 from dp_accounting.rdp import RdpAccountant
 
-from workloads.privacy import OpeningPlan, build_statement, compute_participations, compute_privacy_cost
+from workloads.privacy import (
+    OpeningPlan,
+    build_statement,
+    compute_hidden_bits,
+    compute_participations,
+    compute_privacy_cost,
+)
 
 PLAN = OpeningPlan(
     gradient_clip=1000,
@@ -70,3 +76,10 @@ def test_the_statement_says_what_does_not_hold() -> None:
     assert "vacuous" in text
     assert "custodian" in text
     assert "unbounded" in build_statement(compute_privacy_cost(replace(PLAN, loss_noise=0)))
+
+
+def test_what_hides_under_the_tolerance_is_nothing() -> None:
+    # A real task: two batches with a tolerance of 5e-4 each under a noise of 16, 112 entries, 40 steps.
+    assert compute_hidden_bits(1e-3, 16.0, 112, 40) < 1e-3
+    assert compute_hidden_bits(1.0, 1.0, 2, 1) == pytest.approx(1.0)
+    assert math.isinf(compute_hidden_bits(1e-9, 0.0, 1, 1))
