@@ -7,6 +7,7 @@ can decrypt alone, comes behind the same calls.
 
 import os
 import secrets
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -137,8 +138,10 @@ def _write_secret(path: Path, data: bytes) -> None:
     partial.replace(path)
 
 
-_contexts: dict[Path, PrivateContext] = {}
-"""Of this process; a custody's worker serves few tasks."""
+MAX_CONTEXTS = 2
+"""Secret keys loaded at once in one process."""
+
+_contexts: OrderedDict[Path, PrivateContext] = OrderedDict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,10 @@ class SingleCustodian:
     def _get_context(self, params: CkksParams) -> PrivateContext:
         path = (self.directory / SECRET_KEY_FILE).resolve()
         if path not in _contexts:
-            _contexts[path] = PrivateContext.load(params, path.read_bytes())
+            _contexts[path] = PrivateContext.load(params, path)
+            while len(_contexts) > MAX_CONTEXTS:
+                _contexts.popitem(last=False)
+        _contexts.move_to_end(path)
         return _contexts[path]
 
     def _get_noise_secret(self) -> bytes:

@@ -29,7 +29,7 @@ class OpeningPlan:
 
 @dataclass(frozen=True, slots=True)
 class PrivacyCost:
-    """Epsilon at `delta`, for neighbours that differ in one patch; infinite where noise is zero."""
+    """Epsilon at `delta`, for neighbours by adding or removing one patch; infinite without noise."""
 
     delta: float
     participations: int
@@ -95,7 +95,7 @@ def build_statement(cost: PrivacyCost) -> str:
         return "unbounded (no noise)" if math.isinf(epsilon) else f"{epsilon:.2f}"
 
     return (
-        f"All openings of this task together, delta={cost.delta:g}, neighbours differing in one patch: "
+        f"All openings of this task together, delta={cost.delta:g}, one patch added or removed: "
         f"epsilon={show(cost.training_epsilon)} for a training patch "
         f"({cost.participations} gradient openings each), "
         f"epsilon={show(cost.validation_epsilon)} for a validation patch, "
