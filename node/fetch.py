@@ -168,6 +168,7 @@ class _Attempt:
     in_flight: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     excluded: set[str] = field(default_factory=set)
+    liars: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
 
     async def run(self) -> Path:
@@ -263,9 +264,11 @@ class _Attempt:
         return _Taken.STORED
 
     def _exclude_liar(self, source: BlobSource, detail: str) -> None:
-        logger.warning("peer %s gave a corrupt blob: %s", source.node_id, detail)
         self.excluded.add(source.node_id)
-        source.report_corrupt(detail)
+        if source.node_id not in self.liars:  # once, however many of its chunks were on their way
+            self.liars.add(source.node_id)
+            logger.warning("peer %s gave a corrupt blob: %s", source.node_id, detail)
+            source.report_corrupt(detail)
 
 
 def _check_length(ref: BlobRef, found: BlobRef) -> None:

@@ -68,11 +68,11 @@ class Fault(IntEnum):
     """A request beyond the rate, which was refused."""
     UNHELPFUL = 5
     """It said that it has something and did not give it."""
-    MALFORMED = 25
+    MALFORMED = 30
     """Bytes that no honest node sends."""
-    INVALID_OBJECT = 25
+    INVALID_OBJECT = 30
     """An object that the rules reject whatever the state."""
-    CORRUPT_BLOB = 34
+    CORRUPT_BLOB = 40
     """Blob bytes that don't match their hash."""
 
 

@@ -118,6 +118,7 @@ class Network:
     async def stop(self) -> None:
         """End all tasks and connections; harmless when stopped already."""
         if self._runner is not None:
+            self._group = None  # nothing is begun any more
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
             self._runner = None
@@ -162,7 +163,7 @@ class Network:
         """All links, and peers that dial us without being reachable."""
         now = self._clock.monotonic()
         infos = [self._build_info(link.address, link.node_id, link, now) for link in self._links.values()]
-        linked = {link.node_id for link in self._links.values()}
+        linked = {self.identity.node_id, *(link.node_id for link in self._links.values())}
         infos += [
             self._build_info("", node_id, None, now) for node_id in self._traffic if node_id not in linked
         ]

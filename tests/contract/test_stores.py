@@ -95,5 +95,5 @@ def test_level_names_damage(tmp_path: Path) -> None:
     first.write_batch([(b"a", b"1")])
     first.close()
     next((tmp_path / "db").glob("MANIFEST-*")).write_bytes(b"damaged" * 100)
-    with pytest.raises(StoreError, match="damaged|can't be opened"):
+    with pytest.raises(StoreError, match=r"damaged|can't be opened"):
         LevelStore(tmp_path / "db")
