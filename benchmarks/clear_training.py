@@ -52,8 +52,8 @@ class Settings:
     clip: float = 0.5
     noise: float = 32.0
     """Standard deviation of the noise of an opened gradient sum, in clips."""
-    loss_clip: float = 0.25
-    loss_noise: float = 2.5
+    loss_clip: float = 0.125
+    loss_noise: float = 5.0
     """Standard deviation of the noise of an opened sum of losses, in loss clips."""
     seed: int = 0
 
