@@ -173,7 +173,10 @@ def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequen
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         numeric = column.endswith((")", "#")) or column in ("height", "step", "pid", "balance", "peers")
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        # An address that is cut or folded can't be copied.
+        table.add_column(
+            column, justify="right" if numeric else "left", overflow="fold", no_wrap=column in ("API", "task")
+        )
     for row in rows:
         table.add_row(*("-" if cell is None else str(cell) for cell in row))
     out.print(table)
@@ -182,6 +185,8 @@ def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequen
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
     """Name and value, one a line."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(f"[bold]{name}[/]", "-" if value is None else str(value))
     out.print(table)

@@ -115,6 +115,6 @@ def evaluate(
     metrics = list(next(iter(results.values())))
     print_table(
         f"Means over {len(pairs)} pairs",
-        ("method", *metrics),
-        ((name, *(f"{means[metric]:.3f}" for metric in metrics)) for name, means in results.items()),
+        ("metric", *results),
+        ((metric, *(f"{means[metric]:.3f}" for means in results.values())) for metric in metrics),
     )

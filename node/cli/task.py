@@ -18,6 +18,7 @@ from consensus.task import (
     Contribute,
     Draft,
     DraftTask,
+    ExpireTask,
     Milestone,
     Optimizer,
     PatientRange,
@@ -289,6 +290,23 @@ def publish(
     else:
         out.print(f"task {task.hex()}, in block {height}")
         out.print(f"Watch it with: bmif task watch {task.hex()}")
+
+
+@app.command()
+def expire(
+    task: Annotated[str, typer.Argument(help="Task id")],
+    config: ConfigOption = None,
+    timeout: TimeoutOption = 120,
+    json: JsonOption = False,
+) -> None:
+    """End a task that is past its deadline or has spent its openings: fees are paid, the rest refunded."""
+    with connect_operator(load_config(config)) as client:
+        transaction = client.call(client.api.sign_and_submit(ExpireTask(parse_hash(task, "task"))))
+        height = wait_included(client, transaction, timeout)
+    if json:
+        print_json({"transaction": transaction.hex(), "height": height})
+    else:
+        out.print(f"task {task} expired in block {height}")
 
 
 @app.command("list")

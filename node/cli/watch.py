@@ -4,7 +4,7 @@ import asyncio
 import json as json_module
 import math
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -49,6 +49,14 @@ class Picture:
         text = str(address)
         return self.organisations.get(text) or shorten(text)
 
+    def add_step(self, step: object, miners: Sequence[tuple[object, object]]) -> None:
+        who = ", ".join(f"{self.get_name(miner)} ({batches})" for miner, batches in miners)
+        self.recent.append((str(step), "step", f"batches by {who}"))
+
+    def add_loss(self, step: int, loss: float) -> None:
+        self.losses.append((step, loss))
+        self.recent.append((str(step), "loss", f"{loss:.6f}"))
+
     def add(self, event: StreamedEvent) -> None:
         """Take up one event of this task."""
         data = event.data
@@ -56,11 +64,9 @@ class Picture:
         if event.kind == "step":
             miners = data.get("miners")
             named = [m for m in miners if isinstance(m, dict)] if isinstance(miners, list) else []
-            who = ", ".join(f"{self.get_name(m.get('miner'))} ({m.get('batches')})" for m in named)
-            self.recent.append((str(step), "step", f"batches by {who}"))
+            self.add_step(step, [(m.get("miner"), m.get("batches")) for m in named])
         elif event.kind == "opening" and isinstance(loss, float | int) and isinstance(step, int):
-            self.losses.append((step, float(loss)))
-            self.recent.append((str(step), "loss", f"{loss:.6f}"))
+            self.add_loss(step, float(loss))
         elif event.kind == "milestone":
             rungs = f"{data.get('first_rung')} to {data.get('last_rung')}"
             who = self.get_name(data.get("proposer"))
@@ -116,7 +122,9 @@ def render(picture: Picture) -> Group:
     side.add_row(ladder, credits)
     curve = Text(f"loss {build_curve([value for _, value in picture.losses])}", style="cyan")
     bar = ProgressBar(total=max(1, task.rungs), completed=task.rungs_taken, width=60)
-    return Group(facts, bar, curve, side, recent)
+    progress = Table.grid()
+    progress.add_row(bar)
+    return Group(facts, progress, curve, side, recent)
 
 
 async def _load(client: Client, task: str) -> Picture:
@@ -124,7 +132,9 @@ async def _load(client: Client, task: str) -> Picture:
     picture = Picture(await client.get_task(task), {v.address: v.organisation for v in validators.items})
     async for step in client.iterate_steps(task):
         if step.loss_value is not None:
-            picture.losses.append((step.step, step.loss_value))
+            picture.add_loss(step.step, step.loss_value)
+        if step.opening is not None:
+            picture.add_step(step.step, [(credit.miner, credit.batches) for credit in step.miners])
     return picture
 
 
