@@ -164,6 +164,25 @@ def _check_length(data: bytes, expected: int) -> None:
         raise BuildError(f"the library serialised {len(data)} bytes where {expected} were expected")
 
 
+class _ScaleProducts:
+    """Products of exact scales, computed once for each pair of objects that a circuit uses."""
+
+    _CAPACITY = 1024
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[Fraction, Fraction, Fraction]] = {}
+
+    def get(self, a: Fraction, b: Fraction) -> Fraction:
+        # The entry keeps both factors alive, so that their ids stay theirs.
+        entry = self._known.get((id(a), id(b)))
+        if entry is None:
+            if len(self._known) >= self._CAPACITY:
+                self._known.clear()
+            entry = (a, b, a * b)
+            self._known[id(a), id(b)] = entry
+        return entry[2]
+
+
 class Engine:
     """Arithmetic on ciphertexts of one preset, with whatever keys it was given.
 
@@ -179,6 +198,9 @@ class Engine:
         self._has_secret = False
         self._has_relin = False
         self._headers: dict[tuple[int, int, Fraction], bytes] = {}
+        self._products = _ScaleProducts()
+        self._inverse_primes = tuple(Fraction(1, prime) for prime in params.primes)
+        self._moduli = tuple(params.compute_modulus(level) for level in range(1, params.levels + 1))
 
     def __repr__(self) -> str:
         keys = (("public", self._has_public), ("secret", self._has_secret), ("relin", self._has_relin))
@@ -363,20 +385,23 @@ class Engine:
         """Zero constants are multiplied like any other."""
         self._check_level_alike(tensor, constant)
         native = self._library.multiply_plain(tensor.native, constant.native, True)
-        return self._track(native, tensor.level, tensor.scale * constant.scale, tensor.components)
+        scale = self._products.get(tensor.scale, constant.scale)
+        return self._track(native, tensor.level, scale, tensor.components)
 
     def multiply(self, a: CiphertextTensor, b: CiphertextTensor) -> CiphertextTensor:
         """The product in three components."""
         self._check_level_alike(a, b)
         if a.components != 2 or b.components != 2:
             raise ComponentsError("relinearise factors first")
-        return self._track(self._library.multiply(a.native, b.native, True), a.level, a.scale * b.scale, 3)
+        native = self._library.multiply(a.native, b.native, True)
+        return self._track(native, a.level, self._products.get(a.scale, b.scale), 3)
 
     def square(self, tensor: CiphertextTensor) -> CiphertextTensor:
         """The square in three components."""
         if tensor.components != 2:
             raise ComponentsError("relinearise before squaring")
-        return self._track(self._library.square(tensor.native, True), tensor.level, tensor.scale**2, 3)
+        native = self._library.square(tensor.native, True)
+        return self._track(native, tensor.level, self._products.get(tensor.scale, tensor.scale), 3)
 
     def relinearize_inplace(self, tensor: CiphertextTensor) -> None:
         """Raises: MissingKeyError without keys, where the library would make some of its own."""
@@ -396,7 +421,7 @@ class Engine:
             raise DepthError("no level is left to rescale")
         self._library.rescale_to_next(tensor.native)
         tensor.level -= 1
-        tensor.scale = tensor.scale / self.params.primes[tensor.level]
+        tensor.scale = self._products.get(tensor.scale, self._inverse_primes[tensor.level])
         tensor.native.set_scale(float(tensor.scale))
 
     def drop_inplace(self, tensor: CiphertextTensor, level: int) -> None:
@@ -414,7 +439,7 @@ class Engine:
     def _track(
         self, native: NativeCiphertext, level: int, scale: Fraction, components: int
     ) -> CiphertextTensor:
-        if scale >= self.params.compute_modulus(level):
+        if scale.numerator >= self._moduli[level - 1] * scale.denominator:
             raise MagnitudeError(f"the scale 2^{scale.__floor__().bit_length()} exceeds level {level}")
         native.set_scale(float(scale))
         return CiphertextTensor(native, level, scale, components)
@@ -429,5 +454,6 @@ class Engine:
 
     def _check_alike(self, a: CiphertextTensor, b: CiphertextTensor | Constant) -> None:
         self._check_level_alike(a, b)
-        if a.scale != b.scale:
+        # The usual case is one object, and comparing fractions costs as much as adding ciphertexts.
+        if a.scale is not b.scale and a.scale != b.scale:
             raise ScaleError(f"operands of scales {float(a.scale):.17g} and {float(b.scale):.17g}")

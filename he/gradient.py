@@ -8,7 +8,7 @@ relinearisation and rescaling round, so they happen here and nowhere else:
 2. F' = sum v h is relinearised as a complete sum, before d is added;
 3. h, dropped to the level of delta, is relinearised there (gradients only);
 4. delta = (v * G) z is rescaled in three components, then relinearised;
-5. the complete sums of the gradients of w and v are relinearised, then rescaled;
+5. the complete sums of the gradients of w and v are rescaled in three components, then relinearised;
 6. the complete sum of the loss, constant included, is relinearised, then rescaled.
 """
 
@@ -313,8 +313,8 @@ class _Circuit:
         yield spec.channels * spec.inputs * spec.kernel**2 + c, _require(total)
 
     def finish_gradient(self, total: CiphertextTensor) -> CiphertextTensor:
-        self.engine.relinearize_inplace(total)
         self.engine.rescale_inplace(total)
+        self.engine.relinearize_inplace(total)
         return total
 
     # --- small parts --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from he.errors import DepthError, MagnitudeError
 from he.params import CkksParams
@@ -68,6 +69,7 @@ class Plan:
         return exact.numerator // exact.denominator
 
 
+@lru_cache(maxsize=16)
 def build_plan(params: CkksParams, spec: PolynomialSpec) -> Plan:
     """The plan of `spec` under `params`.
 

@@ -275,7 +275,7 @@ def test_one_message_too_large_changes_every_slot(raw: Pyfhel, engine: Engine) -
 
 
 def test_rescaling_three_components_is_noisier_below_2_40(engine: Engine) -> None:
-    """Why the circuit rescales squares at 2^40 and relinearises gradients first."""
+    """Why the circuit rescales three components at 2^40 and above only."""
 
     def measure(*, relinearise_first: bool) -> float:
         factors = [engine.encrypt(VALUES, Form(4, Fraction(2**45))) for _ in range(2)]
