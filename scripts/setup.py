@@ -245,7 +245,8 @@ def get_torch(python: Path, verb: str, *arguments: str) -> None:
 
 
 def compute_stamp(runtime: bool, ours: bool) -> str:
-    digest = hashlib.sha256(repr((sys.version, sys.prefix, runtime, ours, compute_recipe(), str(ROOT))).encode())
+    facts = (sys.version, sys.base_prefix, runtime, ours, compute_recipe(), str(ROOT))
+    digest = hashlib.sha256(repr(facts).encode())
     for path in (Path(__file__), RUNTIME_LOCK, DEV_LOCK, ROOT / "pyproject.toml"):
         if path.exists():
             digest.update(path.read_bytes() + b"\0")

@@ -18,7 +18,7 @@ fi
 
 python=$PWD/.venv/bin/python
 work=$(mktemp -d "${TMPDIR:-/tmp}/bmif-compose.XXXXXX")
-engine= nat= compose=()
+engine= nat= forward= on_memory= compose=()
 export COMPOSE_PROJECT_NAME=bmiftest
 
 say() { printf 'compose: %4d s  %s\n' "$SECONDS" "$*"; }
@@ -38,9 +38,10 @@ finish() {
         kill "$engine" 2>/dev/null
         wait "$engine" 2>/dev/null
         ip link del bmif0 2>/dev/null
-        [ -z "$nat" ] || iptables-restore <"$nat"
+        [ -z "$nat" ] || { iptables-restore <"$nat"; echo "$forward" >/proc/sys/net/ipv4/ip_forward; }
         grep " $work/" /proc/mounts | cut -d' ' -f2 | sort -r | while read -r mount; do umount -l "$mount"; done
     fi
+    [ -z "$on_memory" ] || umount -l "$work"
     rm -rf "$work"
     say "everything taken down"
     exit "$status"
@@ -64,8 +65,15 @@ start_engine() {
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
             >"$work/apt.log" 2>&1 || { tail -20 "$work/apt.log" >&2; exit 1; }
     fi
+    # Thousands of small files for minutes: memory, where there is plenty, is kinder than the disk.
+    if awk '/MemAvailable/ {exit $2 < 14000000}' /proc/meminfo; then
+        mount -t tmpfs -o size=10g,mode=0700 bmif-compose "$work" && on_memory=yes
+    fi
     export PATH=/usr/sbin:/usr/bin:/sbin:/bin # Debian's client and engine belong together
+    # Listing a table makes it exist, so that it is in what is saved, and restoring empties it again.
+    iptables -t nat -S >/dev/null && iptables -t filter -S >/dev/null
     iptables-save >"$work/nat" && nat=$work/nat
+    forward=$(cat /proc/sys/net/ipv4/ip_forward)
     ip link add name bmif0 type bridge
     ip address add 172.31.251.1/24 dev bmif0
     ip link set bmif0 up
@@ -99,7 +107,7 @@ make_base() {
 make_wheelhouse() {
     # Wheels of this machine's Python serve the image only if they are of one kind.
     "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || return 0
-    python3 scripts/setup.py --wheelhouse "$work/wheelhouse" >"$work/wheelhouse.log" 2>&1 \
+    "$python" scripts/setup.py --wheelhouse "$work/wheelhouse" >"$work/wheelhouse.log" 2>&1 \
         || { cat "$work/wheelhouse.log" >&2; exit 1; }
     tar -C "$work/wheelhouse" -c . | docker import - bmif-wheelhouse:local >/dev/null
     rm -rf "$work/wheelhouse"
@@ -112,10 +120,9 @@ export DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 BUILDKIT_PROGRESS=plain
 if docker info >/dev/null 2>&1; then
     say "using the Docker engine that runs here"
 else
-    host_path=$PATH
     start_engine
     make_base
-    PATH=$host_path make_wheelhouse
+    make_wheelhouse
 fi
 if docker compose version >/dev/null 2>&1; then
     compose=(docker compose)
