@@ -22,16 +22,16 @@ from consensus.params import Genesis
 from consensus.state import State
 from consensus.tree import Tree
 from consensus.types import Hash32, Height, Millis, Signature
-from consensus.validation import decode_block, validate_block
+from consensus.validation import check_block, decode_block, validate_block
 from consensus.work import LossCheck, WorkVerifier
 from node.clock import Clock
 from node.ledger.chainstore import HeadChange as HeadMove
 from node.ledger.chainstore import Ledger
 from node.ledger.store import KeyValueStore
+from node.waiting import WaitingBlock, WaitingRoom
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 256
 STATE_CACHE = 64
 
 
@@ -85,7 +85,8 @@ class Chain:
         self._clock = clock
         self._verifier = verifier
         self._listeners: list[Callable[[HeadChange], None]] = []
-        self._waiting: OrderedDict[Hash32, tuple[Block, bytes]] = OrderedDict()
+        self._judged = WaitingRoom()
+        self._orphans = WaitingRoom()
         self._states: OrderedDict[Hash32, State] = OrderedDict()
         state = build_genesis_state(genesis)
         self._genesis_header = build_genesis_header(genesis, state)
@@ -191,18 +192,14 @@ class Chain:
 
     def is_waiting(self, block_hash: Hash32) -> bool:
         """Whether the block is kept aside until it can be judged."""
-        return block_hash in self._waiting
-
-    def get_waiting_block(self, block_hash: Hash32) -> bytes | None:
-        waiting = self._waiting.get(block_hash)
-        return None if waiting is None else waiting[1]
+        return block_hash in self._judged or block_hash in self._orphans
 
     def get_waiting_checks(self) -> list[LossCheck]:
         """The recomputations that blocks kept aside are waiting for."""
         return [
             LossCheck(work.task, work.step, work.weights)
-            for block, _ in self._waiting.values()
-            if (work := block.body.work) is not None
+            for waiting in self._judged.find(lambda block: True)
+            if (work := waiting.block.body.work) is not None
         ]
 
     def _judge(self, block: Block, data: bytes) -> Imported:
@@ -211,10 +208,12 @@ class Chain:
         if self.has_block(block_hash):
             return Imported(ImportStatus.KNOWN, block_hash)
         parent = self.get_header(header.parent)
-        if parent is None:
-            self._keep(block_hash, block, data)
-            return Imported(ImportStatus.ORPHAN, block_hash, missing=header.parent)
+        waiting = WaitingBlock(block_hash, block, data)
         try:
+            if parent is None:
+                check_block(block, self.params, self.chain_id)
+                self._orphans.add(waiting)
+                return Imported(ImportStatus.ORPHAN, block_hash, missing=header.parent)
             state = validate_block(
                 parent,
                 self.get_state(header.parent),
@@ -228,10 +227,10 @@ class Chain:
             logger.warning("block %s refused: %s", block_hash.hex()[:12], error)
             return Imported(ImportStatus.INVALID, block_hash, error.reason, error.detail, error.peer_at_fault)
         except NeedsWork as needs:
-            self._keep(block_hash, block, data)
+            self._judged.add(waiting)
             return Imported(ImportStatus.WAITING, block_hash, check=needs.check)
         except Held as held:
-            self._keep(block_hash, block, data)
+            self._judged.add(waiting)
             return Imported(ImportStatus.HELD, block_hash, until=held.until)
         self._store.on_block(block_hash, header.parent, header.height, header.time)
         change = self._get_change(block_hash, block)
@@ -248,17 +247,12 @@ class Chain:
             self._set_head(change)
         return Imported(ImportStatus.ACCEPTED, block_hash)
 
-    def _keep(self, block_hash: Hash32, block: Block, data: bytes) -> None:
-        self._waiting[block_hash] = (block, data)
-        while len(self._waiting) > MAX_WAITING:
-            self._waiting.popitem(last=False)
-
     def _retry_where(self, wanted: Callable[[Block], bool]) -> list[Imported]:
-        ready = [(h, b, d) for h, (b, d) in self._waiting.items() if wanted(b)]
         outcomes: list[Imported] = []
-        for block_hash, block, data in ready:
-            self._waiting.pop(block_hash, None)
-            outcome = self._judge(block, data)
+        for waiting in self._judged.find(wanted) + self._orphans.find(wanted):
+            self._judged.remove(waiting.hash)
+            self._orphans.remove(waiting.hash)
+            outcome = self._judge(waiting.block, waiting.data)
             outcomes.append(outcome)
             if outcome.status is ImportStatus.ACCEPTED:
                 outcomes += self._retry_children(outcome.hash)

@@ -385,7 +385,7 @@ class Core:
         found: object | None
         match kind:
             case Kind.BLOCK:
-                return self.chain.ledger.get_block(object_id) or self.chain.get_waiting_block(object_id)
+                return self.chain.ledger.get_block(object_id)  # not what is kept aside: `Handlers`
             case Kind.TRANSACTION:
                 found = self.mempool.get(object_id)
             case Kind.CLAIM:
