@@ -37,6 +37,15 @@ from workloads.fusion import FusionSpec
 from workloads.hashing import hash_domain
 from workloads.noise import draw_gaussian
 
+GRADIENT_MARGIN = 4.0
+"""Over the engine's measured tolerance. A slot's noise follows the square of the secret's value there,
+so the largest error differs from key to key; refusing an honest bundle would cost its miner dear, and
+what hides under the margin is still drowned by the noise (`privacy.compute_hidden_bits`)."""
+
+BUNDLE_TOLERANCE = Tolerance(
+    GRADIENT_MARGIN * GRADIENT_TOLERANCE.absolute, GRADIENT_MARGIN * GRADIENT_TOLERANCE.relative
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
@@ -46,7 +55,7 @@ class Tolerances:
     """Of a decrypted grey value against the grid."""
     target: float = 1e-6
     """Of a decrypted target or constant; they are encrypted at a scale that leaves 1e-13."""
-    gradient: Tolerance = GRADIENT_TOLERANCE
+    gradient: Tolerance = BUNDLE_TOLERANCE
     """Of each patch's entries, relative to the largest of their tensor."""
     loss: Tolerance = LOSS_TOLERANCE
     sum_divisor: float = 6.0

@@ -38,10 +38,22 @@ class PairSource:
     phantom_seed: int = 0
     first_phantom: int = 0
     """Number of the first synthetic patient."""
+    patients: tuple[int, ...] = ()
+    """Keep only these patients; all if empty."""
 
 
 def load_pairs(source: PairSource) -> list[ImagePair]:
-    """Checked pairs. Raises WorkloadError naming the file or option at fault."""
+    """Checked pairs of the wanted patients. Raises WorkloadError naming the file or option at fault."""
+    pairs = _load_all(source)
+    if not source.patients:
+        return pairs
+    absent = set(source.patients) - {pair.patient for pair in pairs}
+    if absent:
+        raise WorkloadError(f"patient: there is no {', '.join(map(str, sorted(absent)))} among the pairs")
+    return [pair for pair in pairs if pair.patient in source.patients]
+
+
+def _load_all(source: PairSource) -> list[ImagePair]:
     folders = source.first is not None and source.second is not None
     if (source.first is None) != (source.second is None):
         raise WorkloadError("folders: give both, one for each modality")

@@ -178,10 +178,10 @@ def wrapped_message(bundle: bytes) -> bytes:
 
 
 def changed_patch(bundle: bytes) -> bytes:
-    """A ten-thousandth is added to one patch's entry."""
+    """A thousandth is added to one patch's entry."""
     body = get_body(bundle, ENTRY_D)
     scale = float(build_bundle_layout(PLAN).bodies[ENTRY_D].form.scale)
-    body[0] += get_rows(encode_slot(1999, 1e-4 * scale), 2)
+    body[0] += get_rows(encode_slot(1999, 1e-3 * scale), 2)
     return put_body(bundle, ENTRY_D, body)
 
 
