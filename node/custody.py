@@ -7,6 +7,7 @@ so even an opening that was lost before it was stored comes out the same.
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from consensus.identifiers import compute_weights_digest
 from consensus.openings import is_loss_due
 from consensus.task import Batch, Claim, OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
-from consensus.types import Hash32
+from consensus.types import Address, Hash32
 from consensus.work import LossCheck
 from node.blobs import BlobError
 from node.core import Core
@@ -28,6 +29,10 @@ from workloads.custodian import BundleJob, Custodian, LossSumJob, PrepareJob, Si
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
+BUNDLE_PATIENCE_S = 5.0
+"""A claimed bundle should be there at once; other claims of the batch wait behind it."""
+BatchKey = tuple[Hash32, int, int]
+"""(task, step, batch)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,9 @@ class Custody:
         self._core = core
         self._data_dir = data_dir
         self._pool = WorkerPool(workers)
-        self._checking: dict[tuple[Hash32, int, int], asyncio.Task[None]] = {}
+        self._checking: dict[BatchKey, asyncio.Task[None]] = {}
+        self._bundles: set[Hash32] = set()
+        self._faults: Counter[Address] = Counter()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -150,20 +157,32 @@ class Custody:
             key = (definition.id, step, batch)
             if key in self._checking or self._get_verified(key) is not None:
                 continue
-            for claim in self._core.claims.get_for(definition.id, step, batch):
-                if not self._is_refused(claim.bundle.root) and self._has_right_size(definition, claim):
-                    job = asyncio.create_task(self._check(definition, tip.state.weights, claim))
-                    self._checking[key] = job
-                    job.add_done_callback(lambda _, key=key: self._finish(key))  # type: ignore[misc]
-                    break
+            claim = self._choose(definition, key)
+            if claim is not None:
+                job = asyncio.create_task(self._check(definition, tip.state.weights, claim))
+                self._checking[key] = job
+                self._bundles.add(claim.bundle.root)
+                job.add_done_callback(lambda _, claim=claim: self._finish(claim))  # type: ignore[misc]
+
+    def _choose(self, definition: TaskDefinition, key: BatchKey) -> Claim | None:
+        """The claim to check next: by the miner with the fewest faults, then in order of arrival."""
+        claims = [
+            claim
+            for claim in self._core.claims.get_for(*key)
+            if self._has_right_size(definition, claim)
+            and not self._is_refused(key, claim.bundle.root)
+            and claim.bundle.root not in self._bundles
+        ]
+        return min(claims, key=lambda claim: self._faults[claim.miner], default=None)
 
     def _has_right_size(self, definition: TaskDefinition, claim: Claim) -> bool:
         draft = definition.draft
         sizes = base.get_workload(draft.kind).get_sizes(draft.preset, draft.model)
         return claim.bundle.length == sizes.bundle
 
-    def _finish(self, key: tuple[Hash32, int, int]) -> None:
-        self._checking.pop(key, None)
+    def _finish(self, claim: Claim) -> None:
+        self._checking.pop((claim.task, claim.step, claim.batch), None)
+        self._bundles.discard(claim.bundle.root)
         self._core.pulse.beat()
 
     async def _check(self, definition: TaskDefinition, weights: tuple[int, ...], claim: Claim) -> None:
@@ -172,7 +191,11 @@ class Custody:
         try:
             await core.hold_training(definition, claim.batch)
             clear = await self._prepare(definition, definition.training[claim.batch], validation=False)
-            bundle = await core.fetcher.fetch(claim.bundle)
+            try:
+                bundle = await core.fetcher.fetch(claim.bundle, patience_s=BUNDLE_PATIENCE_S)
+            except BlobError:
+                self._faults[claim.miner] += 1
+                raise
             result = await self._pool.run(
                 self._get_custodian(definition).run_bundle,
                 BundleJob(
@@ -193,7 +216,8 @@ class Custody:
             return
         key = (definition.id, claim.step, claim.batch)
         if result.sums is None:
-            core.chain.ledger.put_record(_get_refused_key(claim.bundle.root), b"1")
+            core.chain.ledger.put_record(_get_refused_key(key, claim.bundle.root), b"1")
+            self._faults[claim.miner] += 1
             # No detail: errors of a refused bundle are decryptions of foreign bytes.
             logger.error(
                 "bundle of step %d batch %d by %s differs from the clear: refused, nothing opened",
@@ -287,14 +311,14 @@ class Custody:
         )
         return transaction
 
-    def _is_refused(self, bundle: Hash32) -> bool:
-        return self._core.chain.ledger.get_record(_get_refused_key(bundle)) is not None
+    def _is_refused(self, key: BatchKey, bundle: Hash32) -> bool:
+        return self._core.chain.ledger.get_record(_get_refused_key(key, bundle)) is not None
 
-    def _get_verified(self, key: tuple[Hash32, int, int]) -> VerifiedBundle | None:
+    def _get_verified(self, key: BatchKey) -> VerifiedBundle | None:
         record = self._core.chain.ledger.get_record(_get_verified_key(key))
         return None if record is None else decode(VerifiedBundle, record)
 
-    def _store_verified(self, key: tuple[Hash32, int, int], bundle: VerifiedBundle) -> None:
+    def _store_verified(self, key: BatchKey, bundle: VerifiedBundle) -> None:
         self._core.chain.ledger.put_record(_get_verified_key(key), encode(bundle))
 
 
@@ -302,10 +326,15 @@ def _get_opening_key(task: Hash32, kind: str, step: int) -> bytes:
     return b"opening/" + kind.encode() + b"/" + task + step.to_bytes(4, "big")
 
 
-def _get_refused_key(bundle: Hash32) -> bytes:
-    return b"refused/" + bundle
+def _get_refused_key(key: BatchKey, bundle: Hash32) -> bytes:
+    # For this batch alone: another one's right bundle, claimed here, must stay acceptable there.
+    return b"refused/" + _encode_key(key) + bundle
 
 
-def _get_verified_key(key: tuple[Hash32, int, int]) -> bytes:
+def _get_verified_key(key: BatchKey) -> bytes:
+    return b"verified/" + _encode_key(key)
+
+
+def _encode_key(key: BatchKey) -> bytes:
     task, step, batch = key
-    return b"verified/" + task + step.to_bytes(4, "big") + batch.to_bytes(4, "big")
+    return task + step.to_bytes(4, "big") + batch.to_bytes(4, "big")

@@ -43,7 +43,7 @@ def build_blocks(count: int, parent: Hash32 = GENESIS, label: str = "", size: in
 
 
 class FakeNode:
-    """Accepts what is new, unless it says `bad` (rejected) or `dull` (ignored); longest chain first."""
+    """Accepts what is new, unless it says `{bad}`; longest chain first."""
 
     def __init__(self, name: str, chain_id: Hash32 = GENESIS) -> None:
         self.name = name
@@ -60,9 +60,9 @@ class FakeNode:
     async def on_object(self, kind: Kind, object_id: Hash32, data: bytes, peer: str) -> Outcome:
         self.judged.append((kind, object_id, peer))
         self.judged_at.setdefault(object_id, time.perf_counter())
-        if b"bad" in data or compute_id(data) != object_id:
+        if b"{bad}" in data or compute_id(data) != object_id:
             return Outcome.REJECT
-        if b"dull" in data or (kind, object_id) in self.objects:
+        if (kind, object_id) in self.objects:
             return Outcome.IGNORE
         if kind is Kind.BLOCK and (self.is_aside(object_id) or not self.add_block(data)):
             return Outcome.IGNORE

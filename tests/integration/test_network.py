@@ -125,7 +125,7 @@ async def test_rejected_objects_are_not_relayed_and_ban(world: World, stack: Asy
     assert c.network is not None
     network = b.network
     for number in range(4):
-        a.announce(TX, f"bad {number}".encode())
+        a.announce(TX, f"{{bad}} {number}".encode())
     await b.wait_until(lambda: any(peer.node_id == "a" and peer.banned for peer in network.peers()))
     assert [source.node_id for source in network.get_blob_sources()] == ["c"]
     object_id = c.announce(TX, b"good")
@@ -267,7 +267,7 @@ async def test_blobs_come_from_honest_peers_while_a_hostile_one_is_found_out(
     assert path.read_bytes() == data
     assert manifest is not None
     scores = {peer.node_id: peer.score for peer in c.network.peers()}
-    assert scores["mallory"] == pytest.approx(Fault.CORRUPT_BLOB, rel=0.7)
+    assert scores["mallory"] == pytest.approx(Fault.CORRUPT_BLOB.points, rel=0.7)
     assert scores["a"] == scores["b"] == 0
 
 

@@ -132,7 +132,7 @@ def test_an_empty_reply_is_unhelpful(gossip: Gossip) -> None:
     (pull,) = hear(gossip, "a", Announced(TX, X, None))
     assert isinstance(pull, Pull)
     assert gossip.on_pulled(pull, [], 0.0) == []
-    assert gossip.get_score("a", 0.0) == Fault.UNHELPFUL
+    assert gossip.get_score("a", 0.0) == Fault.UNHELPFUL.points
 
 
 def test_wrong_bytes_under_an_id_do_not_hide_the_right_ones(gossip: Gossip) -> None:
@@ -149,7 +149,7 @@ def test_rejected_bytes_cost_and_others_are_asked(gossip: Gossip) -> None:
     hear(gossip, "b", Announced(TX, X, None))
     assert isinstance(wrong, Deliver)
     assert gossip.on_outcome(wrong, Outcome.REJECT, False, 0.0) == [Pull("b", TX, (X,))]
-    assert gossip.get_score("a", 0.0) == Fault.INVALID_OBJECT
+    assert gossip.get_score("a", 0.0) == Fault.INVALID_OBJECT.points
     assert gossip.get_score("b", 0.0) == 0
 
 
@@ -168,7 +168,9 @@ def test_enough_faults_ban_for_a_while_and_then_longer(gossip: Gossip) -> None:
 
 def test_scores_decay(gossip: Gossip) -> None:
     gossip.report("a", Fault.MALFORMED, 0.0)
-    assert gossip.get_score("a", NetworkLimits().score_half_life_s) == pytest.approx(Fault.MALFORMED / 2)
+    assert gossip.get_score("a", NetworkLimits().score_half_life_s) == pytest.approx(
+        Fault.MALFORMED.points / 2
+    )
 
 
 def test_rare_faults_never_ban() -> None:
@@ -219,7 +221,7 @@ def test_a_flood_of_announcements_is_dropped_and_costs_a_little() -> None:
     gossip = Gossip(CHAIN, NetworkLimits(announced=Rate(1, 2)), 0.0)
     assert len(hear(gossip, "a", Announced(TX, X, b""), Announced(TX, Y, b""))) == 2
     assert hear(gossip, "a", Announced(TX, ident("z"), b"")) == []
-    assert gossip.get_score("a", 0.0) == Fault.FLOOD
+    assert gossip.get_score("a", 0.0) == Fault.FLOOD.points
     assert hear(gossip, "b", Announced(TX, ident("z"), b"")) != []
 
 
