@@ -6,7 +6,6 @@ trained on with the model on the chain. Exit status 0 means that all of that hel
 """
 
 import argparse
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from benchmarks.testbed import Contributor, Recipe, Run, Testbed, TestbedError, console, get_cores
 from fusion_model.fuse import convert_to_bytes
 from fusion_model.phantom import build_phantoms
+from workloads.imaging import PairSource
 
 PHANTOM_SEED = 1
 HELD_OUT_PATIENT = 900
@@ -24,25 +24,16 @@ NODES, MINERS = 4, 2
 MIN_FALL = 5.0
 """A demo whose loss falls less than this has failed."""
 
-DRAFT = (
-    "--title", "Demo: phantoms", "--steps", "40", "--loss-openings", "11",
-    "--clip", "0.5", "--noise", "32", "--loss-clip", "0.25", "--loss-noise", "2.5",
-)  # fmt: skip
-PUBLISH = ("--batches-per-step", "2", "--learning-rate", "0.115", "--final-rate", "0.5", "--loss-every", "4")
-RUNGS = ("0.030:1000", "0.020:1000", "0.012:1000", "0.008:2000", "0.006:3000")
+RUNGS = ("0.024:1000", "0.012:1000", "0.0075:1000", "0.0056:2000", "0.005:3000")
 
 
 def build_recipe() -> Recipe:
     """Two hospitals, eight synthetic patients each, of whom two are held for validation."""
-
-    def pairs(first: int) -> tuple[str, ...]:
-        return (
-            "--phantoms", "8", "--phantom-seed", str(PHANTOM_SEED), "--first-phantom", str(first),
-            "--training-batches", "1", "--validation-batches", "1", "--validation-patients", "2",
-        )  # fmt: skip
-
-    contributors = (Contributor("node2", pairs(100)), Contributor("node3", pairs(200)))
-    return Recipe(DRAFT, contributors, PUBLISH, RUNGS)
+    contributors = tuple(
+        Contributor(node, PairSource(phantoms=8, phantom_seed=PHANTOM_SEED, first_phantom=first), 2)
+        for node, first in (("node2", 100), ("node3", 200))
+    )
+    return Recipe("Demo: phantoms", contributors, RUNGS)
 
 
 def fuse_phantom(bed: Testbed, task: str) -> Path:
@@ -90,12 +81,9 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=1500, help="longest mining, seconds")
     parser.add_argument("--keep", action="store_true", help="leave the nodes running")
     options = parser.parse_args()
-    if options.dir.exists():
-        if (options.dir / "testnet.json").exists():
-            Testbed(options.dir, show=False).stop()
-        shutil.rmtree(options.dir)
-    begun = time.monotonic()
     bed = Testbed(options.dir.resolve())
+    bed.clear()
+    begun = time.monotonic()
     failed = True
     try:
         bed.start(NODES, MINERS, options.base_port)

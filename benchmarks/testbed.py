@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ from rich.table import Table
 
 from node.api.client import SyncClient
 from node.api.schemas import OpeningModel, TaskModel
-from node.testnet import Testnet
+from node.testnet import MANIFEST, Testnet
+from workloads.imaging import PairSource
 
 console = Console(highlight=False)
 
@@ -32,20 +34,38 @@ class TestbedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contributor:
-    """A hospital's pairs: arguments of `bmif data encrypt` for its node."""
+    """A hospital and the pairs that it encrypts, one training and one validation batch of them."""
 
     node: str
-    pairs: tuple[str, ...]
+    source: PairSource
+    validation_patients: int
+    """How many patients, the last by number, are held for validation."""
+
+    def build_arguments(self) -> list[str]:
+        """Options of `bmif data encrypt`."""
+        source = self.source
+        arguments = ["--training-batches", "1", "--validation-batches", "1"]
+        arguments += ["--validation-patients", str(self.validation_patients)]
+        if source.manifest is not None:
+            arguments += ["--manifest", str(source.manifest), "--modality", source.modality or ""]
+        else:
+            arguments += ["--phantoms", str(source.phantoms), "--phantom-seed", str(source.phantom_seed)]
+            arguments += ["--first-phantom", str(source.first_phantom)]
+        for patient in source.patients:
+            arguments += ["--patient", str(patient)]
+        return arguments
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A task from draft to ladder, as arguments of the commands."""
+    """A task from draft to ladder; what it leaves open has the commands' defaults."""
 
-    draft: tuple[str, ...]
+    title: str
     contributors: tuple[Contributor, ...]
-    publish: tuple[str, ...]
     rungs: tuple[str, ...]
+    """LOSS:REWARD, losses falling."""
+    draft: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +136,27 @@ class Testbed:
     def stop(self) -> None:
         self.bmif("testnet", "down", "--dir", str(self.directory))
 
+    def clear(self) -> None:
+        """Stop the nodes of an earlier run and remove its directory."""
+        if (self.directory / MANIFEST).exists():
+            self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     # --- a task -------------------------------------------------------------------------------
 
     def publish(self, recipe: Recipe) -> str:
         """Draft, encrypt, contribute, publish; the task's id."""
         custody = self.config("node1")
-        draft = str(self.bmif_json("task", "draft", *recipe.draft, "--config", custody)["draft"])
+        draft = str(
+            self.bmif_json("task", "draft", "--title", recipe.title, *recipe.draft, "--config", custody)[
+                "draft"
+            ]
+        )
         contributions: list[str] = []
         for contributor in recipe.contributors:
             config = self.config(contributor.node)
             encrypted = self.directory / f"{contributor.node}-encrypted"
-            arguments = ("-o", str(encrypted), *contributor.pairs, "--config", config)
+            arguments = ("-o", str(encrypted), *contributor.build_arguments(), "--config", config)
             self.bmif("data", "encrypt", draft, *arguments)
             made = self.bmif_json("task", "contribute", str(encrypted), "--config", config)
             contributions += ["--contribution", str(made["contribution"])]

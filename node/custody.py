@@ -78,7 +78,7 @@ class Custody:
         """Open whatever can be opened now."""
         while True:
             tip = self._core.get_tip(definition.id)
-            if tip is None or tip.is_finished:
+            if tip is None or tip.is_finished or self._is_over(definition):
                 return
             if is_loss_due(tip.state, definition.publication):
                 # Bundles of this step are checked meanwhile.
@@ -89,6 +89,10 @@ class Custody:
                 opened = await self._open_gradient(definition, tip)
             if not opened:
                 return
+
+    def _is_over(self, definition: TaskDefinition) -> bool:
+        """Past the deadline no block takes an opening; the task is left to expire."""
+        return self._core.clock.now_ms() > definition.publication.deadline
 
     # --- losses -------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from node.miner import Miner
 from node.proposer import Proposer
 from node.sync import Synchroniser
 from node.tls import TlsFiles
-from node.validator import Availability, Recomputer
+from node.validator import Availability, Expirer, Recomputer
 from node.view import CoreOperator, CoreView
 from node.work import VerdictBook, WorkService
 
@@ -85,9 +85,7 @@ class Node:
                 NetworkConfig(config.peer.peers, NetworkLimits(links=config.peer.max_peers)),
                 config.peer.advertise,
             ),
-            TlsFiles(
-                certificate=config.tls.certificate, key=config.tls.key, authority=config.tls.authority
-            ),
+            TlsFiles(certificate=config.tls.certificate, key=config.tls.key, authority=config.tls.authority),
             self._handlers,
             self.clock,
             self.core.blobs,
@@ -143,6 +141,7 @@ class Node:
         group.create_task(self._proposer.run(), name="proposer")
         if Role.VALIDATOR in config.roles:
             group.create_task(Availability(core).run(), name="availability")
+            group.create_task(Expirer(core).run(), name="expirer")
         if Role.MINER in config.roles:
             miner = Miner(core, config.workers, config.data_dir / "scratch")
             group.create_task(miner.run(), name="miner")

@@ -1,8 +1,10 @@
 """What a task's openings have cost in privacy so far, for the API."""
 
 import math
+from functools import lru_cache
 
 from consensus.state import TaskState
+from consensus.task import Draft
 from node.api.view import PrivacyLoss
 from node.tasks import TaskDefinition
 
@@ -11,20 +13,32 @@ DELTA = 1e-6
 
 def compute_privacy(definition: TaskDefinition, task: TaskState) -> PrivacyLoss:
     """(epsilon, delta) of one patch in both training and validation after the openings so far."""
+    return _compute(
+        definition.draft,
+        len(definition.training),
+        definition.publication.batches_per_step,
+        task.gradient_openings,
+        task.loss_openings,
+    )
+
+
+@lru_cache(maxsize=256)
+def _compute(
+    draft: Draft, batches: int, batches_per_step: int, gradient_openings: int, loss_openings: int
+) -> PrivacyLoss:
     # Imported here: the accountant brings a large library that most nodes never need.
     from workloads.privacy import OpeningPlan, build_statement, compute_privacy_cost
 
-    draft = definition.draft
     cost = compute_privacy_cost(
         OpeningPlan(
             gradient_clip=draft.gradient_clip,
             gradient_noise=draft.gradient_noise,
-            gradient_openings=task.gradient_openings,
+            gradient_openings=gradient_openings,
             loss_clip=draft.loss_clip,
             loss_noise=draft.loss_noise,
-            loss_openings=task.loss_openings,
-            batches=len(definition.training),
-            batches_per_step=definition.publication.batches_per_step,
+            loss_openings=loss_openings,
+            batches=batches,
+            batches_per_step=batches_per_step,
         ),
         DELTA,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from consensus.errors import InvalidTransaction
 from consensus.state import State, TaskState, TaskStatus
-from consensus.task import Batch, Draft, OpenGradient, OpenLoss, PublishTask
+from consensus.task import Batch, Draft, PublishTask
 from consensus.transaction import compute_transaction_id
 from consensus.transition import BlockContext, apply_checked_transaction
 from consensus.types import Address, Hash32, Height, Millis
@@ -114,7 +114,3 @@ def get_next_context(chain: Chain, now: Millis) -> BlockContext:
         params=chain.params,
         chain_id=chain.chain_id,
     )
-
-
-def is_opening(payload: object) -> bool:
-    return isinstance(payload, OpenGradient | OpenLoss)

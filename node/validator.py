@@ -2,21 +2,25 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from consensus.block import Block
+from consensus.settlement import is_expirable
 from consensus.state import TaskStatus
-from consensus.task import Available
-from consensus.types import Hash32
+from consensus.task import Available, ExpireTask
+from consensus.types import Hash32, Millis
 from consensus.work import LossCheck
 from node.blobs import BlobError
 from node.chain import HeadChange
 from node.core import Core
+from node.tasks import get_next_context
 from node.work import MissingBlob
 from workloads.base import WorkloadError
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 2.0
+EXPIRE_GRACE_MS = 30_000
 
 
 class Availability:
@@ -52,6 +56,40 @@ class Availability:
         admission = core.admit(transaction)
         if not admission.accepted:
             logger.warning("promise for task %s refused: %s", task_id.hex()[:12], admission.detail)
+
+
+class Expirer:
+    """Ends tasks that can't go on, so that credited miners get their fees and the rest is refunded.
+
+    Anyone may; the custody does so at once, others when it has not after a while.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        seen = -1
+        while True:
+            for status in (TaskStatus.PENDING, TaskStatus.OPEN):
+                for task_id in self._core.get_tasks(status):
+                    self._consider(task_id)
+            seen = await self._core.pulse.wait(seen, POLL_S)
+
+    def _consider(self, task_id: Hash32) -> None:
+        core = self._core
+        definition, task = core.get_definition(task_id), core.chain.head_state.get_task(task_id)
+        if definition is None or task is None:
+            return
+        context = get_next_context(core.chain, core.clock.now_ms())
+        grace = 0 if definition.custody == core.address else EXPIRE_GRACE_MS
+        late = replace(context, time=Millis(max(0, context.time - grace)))
+        most = definition.draft.max_gradient_openings
+        if not is_expirable(task, definition.publication, most, late):
+            return
+        transaction = core.sign(ExpireTask(task_id))
+        if not core.is_pending(transaction) and core.admit(transaction).accepted:
+            logger.info("task %s can't go on: asked for its end", task_id.hex()[:12])
 
 
 class Recomputer:

@@ -1,20 +1,18 @@
 """What the REST API and the operator see of a running node: `NodeView` and `OperatorView` over the core."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from consensus.codec import CodecError, decode, encode
 from consensus.identifiers import compute_opening_hash
-from consensus.params import ChainParams, Validator
+from consensus.params import ChainParams
 from consensus.state import State
 from consensus.task import (
     BlobRef,
-    Contribute,
-    Draft,
     OpenGradient,
     OpenLoss,
     Payload,
-    PublishTask,
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Hash32, Height
@@ -40,6 +38,7 @@ from node.ledger.schema import WORK_POSITION
 from node.privacy import compute_privacy
 
 READY_LAG_BLOCKS = 3
+MAX_OPENINGS_KEPT = 4_096
 
 
 class CoreView:
@@ -49,6 +48,7 @@ class CoreView:
         self._core = core
         self._network = network
         self._info = info
+        self._openings: dict[tuple[Hash32, int], OpeningRecord | None] = {}
 
     @property
     def info(self) -> NodeInfo:
@@ -107,28 +107,38 @@ class CoreView:
         return [TransactionRecord(p.id, p.transaction) for p in self._core.mempool.get_all()]
 
     def get_openings(self, task: Hash32) -> Sequence[OpeningRecord]:
-        records = []
-        for location in self._core.chain.ledger.iterate_subject(task):
-            if location.position == WORK_POSITION:
-                continue
-            record = self.get_block(location.block)
-            if record is None:
-                continue
-            transaction = record.block.body.transactions[location.position]
-            opening = transaction.payload
-            if isinstance(opening, OpenGradient | OpenLoss):
-                records.append(
-                    OpeningRecord(
-                        compute_opening_hash(opening),
-                        opening,
-                        compute_transaction_id(transaction),
-                        location.block,
-                        Height(location.height),
-                        record.block.header.time,
-                        self._get_recomputed(opening),
-                    )
-                )
-        return records
+        return [
+            replace(record, recomputed=self._get_recomputed(record.opening))
+            for location in self._core.chain.ledger.iterate_subject(task)
+            if location.position != WORK_POSITION
+            and (record := self._load_opening(location.block, location.position)) is not None
+        ]
+
+    def _load_opening(self, block: Hash32, position: int) -> OpeningRecord | None:
+        """The opening at a place in a block; kept, since clients ask for them again and again."""
+        key = block, position
+        if key not in self._openings:
+            self._openings[key] = self._read_opening(block, position)
+            while len(self._openings) > MAX_OPENINGS_KEPT:
+                del self._openings[next(iter(self._openings))]
+        return self._openings[key]
+
+    def _read_opening(self, block: Hash32, position: int) -> OpeningRecord | None:
+        found = self._core.chain.get_block(block)
+        if found is None:
+            return None
+        transaction = found.body.transactions[position]
+        opening = transaction.payload
+        if not isinstance(opening, OpenGradient | OpenLoss):
+            return None
+        return OpeningRecord(
+            compute_opening_hash(opening),
+            opening,
+            compute_transaction_id(transaction),
+            block,
+            found.header.height,
+            found.header.time,
+        )
 
     def _get_recomputed(self, opening: OpenGradient | OpenLoss) -> bool | None:
         if not isinstance(opening, OpenLoss):
@@ -211,20 +221,6 @@ class CoreOperator:
             return await self._core.fetcher.fetch(ref)
         except BlobError as error:
             raise ViewError(str(error), "Wait until a peer that has the blob is connected") from error
-
-    def get_draft(self, draft: Hash32) -> Draft | None:
-        record = self._core.chain.head_state.get_draft(draft)
-        return None if record is None else record.draft
-
-    def get_contribution(self, transaction: Hash32) -> Contribute | None:
-        record = self._core.chain.head_state.get_contribution(transaction)
-        return None if record is None else record.contribute
-
-    def get_publication(self, task: Hash32) -> PublishTask | None:
-        return self._core.chain.head_state.get_publication(task)
-
-    def get_validators(self) -> tuple[Validator, ...]:
-        return self._core.chain.head_state.get_validators()
 
 
 def _require(admission: Admission) -> Hash32:

@@ -48,6 +48,9 @@ ModalityOption = Annotated[str | None, typer.Option("--modality", help="Only the
 PhantomsOption = Annotated[int, typer.Option("--phantoms", help="Use this many synthetic patients", min=0)]
 PhantomSeedOption = Annotated[int, typer.Option("--phantom-seed", help="Seed of synthetic patients", min=0)]
 FirstPhantomOption = Annotated[int, typer.Option("--first-phantom", help="Number of the first one", min=0)]
+PatientsOption = Annotated[
+    list[int] | None, typer.Option("--patient", help="Keep only this patient; repeat [default: all]", min=0)
+]
 
 
 @app.command()
@@ -61,6 +64,7 @@ def encrypt(
     phantoms: PhantomsOption = 0,
     phantom_seed: PhantomSeedOption = 1,
     first_phantom: FirstPhantomOption = 0,
+    patient: PatientsOption = None,
     training_batches: Annotated[int, typer.Option(help="Encrypted training batches", min=0)] = 1,
     validation_batches: Annotated[int, typer.Option(help="Encrypted validation batches", min=0)] = 0,
     validation_patients: Annotated[
@@ -81,7 +85,11 @@ def encrypt(
     from workloads.encryption import ContributionPlan, EncryptionProgress
     from workloads.imaging import PairSource, choose_validation_patients, encrypt_pairs, load_pairs
 
-    pairs = load_pairs(PairSource(first, second, manifest, modality, phantoms, phantom_seed, first_phantom))
+    pairs = load_pairs(
+        PairSource(
+            first, second, manifest, modality, phantoms, phantom_seed, first_phantom, tuple(patient or ())
+        )
+    )
     with tempfile.TemporaryDirectory() as scratch:
         with connect_operator(settings) as client:
             found = client.call(client.api.get_draft(parse_hash(draft, "draft").hex())).draft

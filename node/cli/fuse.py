@@ -23,6 +23,7 @@ from node.cli.data import (
     FirstPhantomOption,
     ManifestOption,
     ModalityOption,
+    PatientsOption,
     PhantomSeedOption,
     PhantomsOption,
     SecondOption,
@@ -97,6 +98,7 @@ def evaluate(
     phantoms: PhantomsOption = 0,
     phantom_seed: PhantomSeedOption = 1,
     first_phantom: FirstPhantomOption = 0,
+    patient: PatientsOption = None,
     model: ModelOption = None,
     task: TaskOption = None,
     api: ApiOption = None,
@@ -107,7 +109,11 @@ def evaluate(
     trained = _get_model(model, task, api, config)
     from workloads.imaging import PairSource, evaluate_pairs, load_pairs
 
-    pairs = load_pairs(PairSource(first, second, manifest, modality, phantoms, phantom_seed, first_phantom))
+    pairs = load_pairs(
+        PairSource(
+            first, second, manifest, modality, phantoms, phantom_seed, first_phantom, tuple(patient or ())
+        )
+    )
     results = evaluate_pairs(bytes.fromhex(trained.specification), trained.weights, pairs)
     if json:
         print_json({"pairs": len(pairs), "methods": {name: dict(means) for name, means in results.items()}})

@@ -62,19 +62,19 @@ def draft(
     channels: Annotated[int, typer.Option(help="Channels of the hidden layer", min=1, max=64)] = 4,
     gradient_weight: Annotated[int, typer.Option(help="Weight of the gradient loss", min=0, max=64)] = 1,
     steps: Annotated[int, typer.Option(help="Most gradient openings", min=1)] = 40,
-    loss_openings: Annotated[int, typer.Option(help="Most loss openings", min=1)] = 21,
-    clip: Annotated[float, typer.Option(help="L2 bound of one patch's gradient", min=0)] = 1.0,
+    loss_openings: Annotated[int, typer.Option(help="Most loss openings", min=1)] = 9,
+    clip: Annotated[float, typer.Option(help="L2 bound of one patch's gradient", min=0)] = 0.5,
     noise: Annotated[
         float, typer.Option(help="Noise of an opened gradient sum, multiples of --clip", min=0)
-    ] = 1.0,
-    loss_clip: Annotated[float, typer.Option(help="Bound of one patch's loss", min=0)] = 1.0,
+    ] = 32.0,
+    loss_clip: Annotated[float, typer.Option(help="Bound of one patch's loss", min=0)] = 0.125,
     loss_noise: Annotated[
         float, typer.Option(help="Noise of an opened sum of losses, multiples of --loss-clip", min=0)
-    ] = 1.0,
+    ] = 10.0,
     scale_bits: Annotated[
         int, typer.Option(help="Opened numbers are in units of 2^-this", min=8, max=40)
     ] = 20,
-    weight_bound: Annotated[float, typer.Option(help="Every weight stays within +- this", min=0.1)] = 8.0,
+    weight_bound: Annotated[float, typer.Option(help="Every weight stays within +- this", min=0.1)] = 4.0,
     batches: Annotated[int, typer.Option(help="Planned training batches (privacy statement)", min=1)] = 2,
     batches_per_step: Annotated[int, typer.Option(help="Planned batches a step (same)", min=1)] = 2,
     config: ConfigOption = None,
@@ -232,18 +232,27 @@ def _get_training_patches(client: SyncClient, contributions: list[str]) -> list[
     return patches
 
 
+def build_rates(peak: float, final: float, steps: int, scale: float) -> tuple[int, ...]:
+    """The learning-rate table: a half cosine from `peak` to its share `final`, in units of 1/`scale`."""
+    phases = (0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps))
+    return tuple(round(peak * (final + (1 - final) * phase) * scale) for phase in phases)
+
+
 @app.command()
 def publish(
     draft: Annotated[str, typer.Argument(help="Hash of the draft")],
     contribution: Annotated[list[str], typer.Option(help="Transaction id of a contribution; repeat")],
     rung: Annotated[list[str], typer.Option(help="LOSS:REWARD of one milestone, losses falling; repeat")],
     batches_per_step: Annotated[int, typer.Option(help="Batches a step", min=1)] = 2,
-    learning_rate: Annotated[float, typer.Option(help="Step on the mean gradient of a patch", min=0)] = 0.05,
-    loss_every: Annotated[int, typer.Option(help="Open the loss every so many steps", min=1)] = 2,
+    learning_rate: Annotated[float, typer.Option(help="Step on the mean gradient of a patch", min=0)] = 0.115,
+    final_rate: Annotated[
+        float, typer.Option(help="Share of the rate left at the end of a half cosine", min=0, max=1)
+    ] = 0.5,
+    loss_every: Annotated[int, typer.Option(help="Open the loss every so many steps", min=1)] = 5,
     batch_fee: Annotated[int, typer.Option(help="Fee a credited batch, smallest units", min=0)] = 1,
     bond: Annotated[int, typer.Option(help="Lost on equivocation, smallest units", min=0)] = 1000,
     deadline_hours: Annotated[float, typer.Option(help="Hours until the task may be expired", min=0.01)] = 24,
-    seed: Annotated[int, typer.Option(help="Seed of initial weights and order of batches", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights and order of batches", min=0)] = 0,
     config: ConfigOption = None,
     timeout: TimeoutOption = 120,
     json: JsonOption = False,
@@ -262,7 +271,8 @@ def publish(
         random.Random(seed).shuffle(order)
         per_step = batches_per_step * sum(patches) / len(patches)
         # w is in units of 2^-20 and opened gradients are sums over a step's patches.
-        rate = round(learning_rate * 2.0 ** (SHIFT + 20 - core.gradient_scale_bits) / per_step)
+        scale = 2.0 ** (SHIFT + 20 - core.gradient_scale_bits) / per_step
+        rates = build_rates(learning_rate, final_rate, core.max_gradient_openings, scale)
         workload = get_workload(core.kind)
         weights = workload.build_initial_weights(core.model, seed)
         workload.check_weights(core.preset, core.model, weights)
@@ -273,7 +283,7 @@ def publish(
             order=tuple(order),
             batches_per_step=batches_per_step,
             initial_weights=weights,
-            optimizer=Optimizer(SHIFT, (rate,) * core.max_gradient_openings),
+            optimizer=Optimizer(SHIFT, rates),
             loss_schedule=schedule,
             ladder=_parse_rungs(rung, 2**core.loss_scale_bits),
             batch_fee=Amount(batch_fee),

@@ -1,0 +1,53 @@
+"""The clear twin of a published task: same data, weights, order, clip and optimiser, training in clear."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from consensus.optimizer import apply_opening
+from consensus.task import Draft, PublishTask
+from fusion_model.train import Clipping, TrainingStep, build_training_batch, train_twin
+from workloads.encryption import ContributionPlan, build_clear_batches
+from workloads.fusion import WORKLOAD, FusionSpec
+from workloads.imaging import PairSource, choose_validation_patients, load_pairs
+from workloads.noise import draw_gaussian
+
+SEED_OF_CHOICE = 1
+"""Default seed of `bmif data encrypt`."""
+
+
+def run_twin(
+    draft: Draft,
+    publication: PublishTask,
+    contributions: Sequence[tuple[PairSource, int]],
+    noise_secret: bytes,
+) -> Iterator[TrainingStep]:
+    """Every step of the task in clear; `contributions` are (pairs, validation patients) in task order.
+
+    The noise has the task's strength but draws of its own: the custody's are bound to the exact sums.
+    """
+    spec = FusionSpec.decode(draft.model)
+    slots = WORKLOAD.get_slots(draft.preset)
+    training, validation = [], []
+    for source, held in contributions:
+        pairs = load_pairs(source)
+        plan = ContributionPlan(1, 1, choose_validation_patients(pairs, held), SEED_OF_CHOICE, slots)
+        own_training, own_validation = build_clear_batches(spec, pairs, plan, slots)
+        training += [build_training_batch(spec.network, batch.inputs) for batch in own_training]
+        validation += [build_training_batch(spec.network, batch.inputs) for batch in own_validation]
+    return train_twin(
+        spec.network,
+        publication.initial_weights,
+        training,
+        validation,
+        clipping=Clipping(
+            draft.gradient_clip, draft.gradient_scale_bits, draft.loss_clip, draft.loss_scale_bits
+        ),
+        learning_rates=publication.optimizer.learning_rates,
+        batches_per_step=publication.batches_per_step,
+        update=partial(apply_opening, shift=publication.optimizer.shift, box=draft.weight_box),
+        noise=lambda step, count: draw_gaussian(
+            noise_secret, step.to_bytes(4, "big"), count, draft.gradient_noise
+        ),
+        loss_schedule=publication.loss_schedule,
+        order=publication.order,
+    )
