@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum
 
 from node.gossip.messages import Route
 
@@ -61,19 +61,18 @@ class NetworkLimits:
     """Length of a first ban; each further one is twice as long, up to a day."""
 
 
-class Fault(IntEnum):
-    """What a peer may do wrong, and how much it weighs against `ban_score`."""
+class Fault(Enum):
+    """What a peer may do wrong; the first number is what it weighs against `ban_score`."""
 
-    FLOOD = 1
-    """A request beyond the rate, which was refused."""
-    UNHELPFUL = 5
-    """It said that it has something and did not give it."""
-    MALFORMED = 30
-    """Bytes that no honest node sends."""
-    INVALID_OBJECT = 30
-    """An object that the rules reject whatever the state."""
-    CORRUPT_BLOB = 40
-    """Blob bytes that don't match their hash."""
+    FLOOD = (1, "a request beyond the rate, which was refused")
+    UNHELPFUL = (5, "it said that it has something and did not give it")
+    MALFORMED = (30, "bytes that no honest node sends")
+    INVALID_OBJECT = (30, "an object that the rules reject whatever the state")
+    CORRUPT_BLOB = (40, "blob bytes that do not match their hash")
+
+    def __init__(self, points: int, meaning: str) -> None:
+        self.points = points
+        self.meaning = meaning
 
 
 class TokenBucket:
@@ -128,7 +127,7 @@ class Score:
 
     def add(self, fault: Fault, now: float) -> bool:
         """Count a fault; True if the peer is banned for it now."""
-        self._value, self._time = self.get(now) + fault, now
+        self._value, self._time = self.get(now) + fault.points, now
         if self._value < self._limits.ban_score or self.is_banned(now):
             return False
         self.banned_until = now + min(86_400.0, self._limits.ban_s * 2**self._bans)

@@ -1,7 +1,6 @@
 """A link: the persistent relation to one address, dialled until it answers, watched while it does."""
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
@@ -252,6 +251,5 @@ async def wait_for(clock: Clock, event: asyncio.Event, seconds: float) -> None:
     finally:
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        # Not `await task`, whose CancelledError could not be told from our own.
+        await asyncio.wait(tasks)

@@ -40,9 +40,9 @@ def build_node(name: str, blocks: list[bytes]) -> FakeNode:
 
 
 @asynccontextmanager
-async def syncing(node: FakeNode, world: World, **options: float) -> AsyncIterator[Synchroniser]:
+async def syncing(node: FakeNode, world: World, patience_s: float = 30.0) -> AsyncIterator[Synchroniser]:
     assert node.network is not None
-    sync = Synchroniser(node.network, node, world.clock, idle_s=0.3, batch=64, **options)
+    sync = Synchroniser(node.network, node, world.clock, idle_s=0.3, batch=64, patience_s=patience_s)
     task = asyncio.create_task(sync.run())
     try:
         yield sync
