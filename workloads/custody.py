@@ -331,10 +331,10 @@ def sum_losses(
 
 
 def sum_clipped_losses(losses: FloatArray, clip: int, scale_bits: int) -> int:
-    """Exact sum of floor(loss · 2^scale_bits) limited to [0, clip]."""
+    """Exact sum of each loss rounded to opened units and limited to [0, clip]."""
     if clip < 1:
         raise WorkloadError(f"loss_clip must be at least 1, got {clip}")
-    units = np.clip(np.floor(np.ldexp(losses, scale_bits)), 0, clip)
+    units = np.clip(np.rint(np.ldexp(losses, scale_bits)), 0, clip)
     return int(units.astype(np.int64).sum())
 
 
