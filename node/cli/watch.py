@@ -57,8 +57,8 @@ class Picture:
         self.losses.append((step, loss))
         self.recent.append((str(step), "loss", f"{loss:.6f}"))
 
-    def add(self, event: StreamedEvent) -> None:
-        """Take up one event of this task."""
+    def add(self, event: StreamedEvent) -> bool:
+        """Take up one event of this task; True if it is worth a line."""
         data = event.data
         step, loss = data.get("step"), data.get("loss_value")
         if event.kind == "step":
@@ -73,6 +73,9 @@ class Picture:
             self.recent.append(
                 (str(step), "milestone", f"rungs {rungs} taken by {who} in block {data.get('height')}")
             )
+        else:
+            return False
+        return True
 
 
 def build_curve(losses: list[float], width: int = 60) -> str:
@@ -127,6 +130,17 @@ def render(picture: Picture) -> Group:
     return Group(facts, progress, curve, side, recent)
 
 
+def describe_latest(picture: Picture) -> str:
+    """The last thing that happened, as one line for logs and pipes."""
+    task = picture.task
+    step, what, detail = picture.recent[-1] if picture.recent else ("-", "task", task.status)
+    loss = "-" if task.last_loss_value is None else f"{task.last_loss_value:.6f}"
+    target = "all met" if task.next_target_value is None else f"{task.next_target_value:.6f}"
+    openings = f"{task.gradient_openings.spent}+{task.loss_openings.spent} openings"
+    rungs = f"{task.rungs_taken}/{task.rungs} milestones"
+    return f"step {step:>3} {what:<9} {detail} | loss {loss}, target {target}, {rungs}, {openings}"
+
+
 async def _load(client: Client, task: str) -> Picture:
     validators = await client.get_validators()
     picture = Picture(await client.get_task(task), {v.address: v.organisation for v in validators.items})
@@ -172,6 +186,12 @@ async def _watch(client: Client, task: str, json: bool) -> str:
                     line = {"id": event.id, "kind": event.kind, "data": event.data}
                     typer.echo(json_module.dumps(line))
                 picture.task = found or picture.task
+        elif not out.is_terminal:
+            async for event, found in _follow(client, task, after):
+                picture.task = found or picture.task
+                if event.data.get("task") == task and picture.add(event):
+                    out.print(describe_latest(picture), soft_wrap=True)
+            _finish(picture, json)
         else:
             with Live(render(picture), console=out, refresh_per_second=4) as live:
                 async for event, found in _follow(client, task, after):
