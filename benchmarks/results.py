@@ -97,14 +97,15 @@ def write_results(
         f"{', '.join(map(str, TEST_PATIENTS))} ({pairs} pairs) are seen by nobody before the metrics below.",
         "",
         f"The task was mined to its last of {run.task.rungs} milestones in "
-        f"{run.task.gradient_openings.spent} steps and {run.seconds:.0f} s; the opened validation loss fell {run.fall:.1f}-fold.",
+        f"{run.task.gradient_openings.spent} steps and {run.seconds:.0f} s; the opened validation loss fell "
+        f"{run.fall:.1f}-fold.",
         "",
         "| step | mined, opened with noise | clear twin |",
         "|---|---|---|",
         *(f"| {step} | {opened:.6f} | {own:.6f} |" for step, opened, own in rows),
         "",
-        "The twin trains in clear on the same data with the same weights, order, clip, optimiser and strength "
-        "of noise, and draws of its own.",
+        "The twin trains in clear on the same data with the same weights, order, clip, optimiser and "
+        "strength of noise, and draws of its own.",
         "",
         "| method | " + " | ".join(SHOWN) + " |",
         "|---|" + "---|" * len(SHOWN),

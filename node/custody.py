@@ -8,10 +8,11 @@ so even an opening that was lost before it was stored comes out the same.
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from consensus.codec import decode, encode
+from consensus.crypto import CHUNK_BYTES, compute_blob_root, compute_chunk_hash
 from consensus.identifiers import compute_weights_digest
 from consensus.openings import is_loss_due
 from consensus.task import Batch, Claim, OpenGradient, OpenLoss
@@ -46,6 +47,11 @@ class VerifiedBundle:
 def get_keys_directory(data_dir: Path, public_key: Hash32) -> Path:
     """Where the custody keeps a task's secret: named by the public key it belongs to."""
     return data_dir / "custody" / public_key.hex()
+
+
+def get_clear_path(data_dir: Path, public_key: Hash32, batch: Hash32) -> Path:
+    """Where a contributed batch's clear arrays are kept, once it is decrypted and found honest."""
+    return get_keys_directory(data_dir, public_key) / f"{batch.hex()}.npz"
 
 
 class Custody:
@@ -200,18 +206,22 @@ class Custody:
             except BlobError:
                 self._faults[claim.miner] += 1
                 raise
-            result = await self._pool.run(
-                self._get_custodian(definition).run_bundle,
-                BundleJob(
-                    draft.preset,
-                    draft.model,
-                    weights,
-                    clear,
-                    bundle,
-                    draft.gradient_clip,
-                    draft.gradient_scale_bits,
-                ),
+            job = BundleJob(
+                draft.preset,
+                draft.model,
+                weights,
+                clear,
+                bundle,
+                draft.gradient_clip,
+                draft.gradient_scale_bits,
             )
+            result = await self._pool.run(self._get_custodian(definition).run_bundle, job)
+            if result.sums is None and await self._recomputes(definition, weights, claim):
+                # An honest bundle whose error is larger than any measured so far must not stop the task.
+                logger.warning("step %d batch %d: honest, with a large error", claim.step, claim.batch)
+                result = await self._pool.run(
+                    self._get_custodian(definition).run_bundle, replace(job, recomputed=True)
+                )
         except BlobError as error:
             logger.warning("bundle of step %d batch %d not here yet: %s", claim.step, claim.batch, error)
             return
@@ -232,6 +242,16 @@ class Custody:
         else:
             self._store_verified(key, VerifiedBundle(claim, result.sums))
         core.blobs.remove(claim.bundle.root)
+
+    async def _recomputes(self, definition: TaskDefinition, weights: tuple[int, ...], claim: Claim) -> bool:
+        """Whether the claimed bundle is, byte for byte, what this node computes itself."""
+        core = self._core
+        own = self._get_keys(definition) / f"own-{claim.step}-{claim.batch}.bundle"
+        try:
+            await core.work.compute_bundle(definition, claim.batch, weights, own)
+            return await asyncio.to_thread(_compute_file_root, own) == claim.bundle.root
+        finally:
+            own.unlink(missing_ok=True)
 
     async def _open_gradient(self, definition: TaskDefinition, tip: TaskTip) -> bool:
         core, draft, step = self._core, definition.draft, tip.state.step
@@ -271,7 +291,7 @@ class Custody:
     async def _prepare(self, definition: TaskDefinition, batch: Batch, *, validation: bool) -> Path:
         """The clear arrays of a contributed batch, decrypted and checked once."""
         draft = definition.draft
-        output = self._get_keys(definition) / f"{batch.blob.root.hex()}.npz"
+        output = get_clear_path(self._data_dir, draft.public_key.root, batch.blob.root)
         if not output.exists():
             await self._pool.run(
                 self._get_custodian(definition).run_prepare,
@@ -285,15 +305,6 @@ class Custody:
                 ),
             )
         return output
-
-    async def check_contribution(self, definition: TaskDefinition) -> None:
-        """Decrypt and check every batch of a task. Raises: BlobError, WorkloadError."""
-        for index, batch in enumerate(definition.training):
-            await self._core.hold_training(definition, index)
-            await self._prepare(definition, batch, validation=False)
-        await self._core.hold_validation(definition)
-        for batch in definition.validation:
-            await self._prepare(definition, batch, validation=True)
 
     # --- records ------------------------------------------------------------------------------
 
@@ -324,6 +335,13 @@ class Custody:
 
     def _store_verified(self, key: BatchKey, bundle: VerifiedBundle) -> None:
         self._core.chain.ledger.put_record(_get_verified_key(key), encode(bundle))
+
+
+def _compute_file_root(path: Path) -> Hash32:
+    """The blob root of a file."""
+    with path.open("rb") as file:
+        hashes = [compute_chunk_hash(chunk) for chunk in iter(lambda: file.read(CHUNK_BYTES), b"")]
+    return compute_blob_root(path.stat().st_size, hashes)
 
 
 def _get_opening_key(task: Hash32, kind: str, step: int) -> bytes:

@@ -4,6 +4,7 @@ import json as json_module
 import math
 import random
 import secrets
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +47,8 @@ from node.cli.common import (
     wait_included,
 )
 from node.cli.data import CONTRIBUTION_FILE
+from node.config import NodeConfig
+from workloads.base import WorkloadError
 
 app = typer.Typer(no_args_is_help=True, help="Training tasks.")
 
@@ -220,16 +223,38 @@ def _parse_rungs(rungs: list[str], unit: int) -> tuple[Milestone, ...]:
     return tuple(ladder)
 
 
-def _get_training_patches(client: SyncClient, contributions: list[str]) -> list[int]:
-    """Patches of each training batch, in the task's numbering."""
-    patches: list[int] = []
-    for text in contributions:
-        identifier = parse_hash(text, "--contribution").hex()
-        payload = client.call(client.api.get_transaction(identifier)).transaction.payload
-        if not isinstance(payload, ContributePayload):
-            raise CliError(f"--contribution {text}: that transaction is a {payload.kind}, not a contribution")
-        patches += [batch.patches for batch in payload.training]
-    return patches
+def _get_contribution(client: SyncClient, text: str) -> ContributePayload:
+    identifier = parse_hash(text, "--contribution").hex()
+    payload = client.call(client.api.get_transaction(identifier)).transaction.payload
+    if not isinstance(payload, ContributePayload):
+        raise CliError(f"--contribution {text}: that transaction is a {payload.kind}, not a contribution")
+    return payload
+
+
+def _check_contribution(
+    client: SyncClient, settings: NodeConfig, draft: Draft, text: str, payload: ContributePayload
+) -> None:
+    """Decrypt every batch before the task depends on it: what is dishonest or damaged is refused now."""
+    from node.custody import get_clear_path, get_keys_directory
+    from workloads.custodian import PrepareJob, SingleCustodian
+
+    custodian = SingleCustodian(get_keys_directory(settings.data_dir, draft.public_key.root))
+    core = build_core(Contribute, payload)
+    for validation, batches in ((False, core.training), (True, core.validation)):
+        for index, batch in enumerate(batches):
+            with tempfile.TemporaryDirectory() as scratch:
+                path = Path(scratch) / "batch"
+                client.call(client.api.get_blob(batch.blob, path))
+                output = get_clear_path(settings.data_dir, draft.public_key.root, batch.blob.root)
+                job = PrepareJob(draft.preset, draft.model, path, batch.patches, validation, output)
+                try:
+                    custodian.run_prepare(job)
+                except WorkloadError as error:
+                    side = "validation" if validation else "training"
+                    raise CliError(
+                        f"--contribution {text}, {side} batch {index}: {error}; publish without it, or ask "
+                        "the contributor to encrypt again"
+                    ) from error
 
 
 def build_rates(peak: float, final: float, steps: int, scale: float) -> tuple[int, ...]:
@@ -264,12 +289,16 @@ def publish(
     with connect_operator(settings) as client:
         draft_hash = parse_hash(draft, "draft")
         core = build_core(Draft, client.call(client.api.get_draft(draft_hash.hex())).draft)
-        patches = _get_training_patches(client, contribution)
+        given = [_get_contribution(client, text) for text in contribution]
+        patches = [batch.patches for payload in given for batch in payload.training]
         if not 1 <= batches_per_step <= len(patches):
             raise CliError(f"--batches-per-step must be 1 to {len(patches)}, the training batches given")
         order = list(range(len(patches)))
         random.Random(seed).shuffle(order)
         per_step = batches_per_step * sum(patches) / len(patches)
+        for text, payload in zip(contribution, given, strict=True):
+            err.print(f"checking contribution {shorten(text)} ...")
+            _check_contribution(client, settings, core, text, payload)
         # w is in units of 2^-20 and opened gradients are sums over a step's patches.
         scale = 2.0 ** (SHIFT + 20 - core.gradient_scale_bits) / per_step
         rates = build_rates(learning_rate, final_rate, core.max_gradient_openings, scale)
