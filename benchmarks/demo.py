@@ -87,7 +87,7 @@ def main() -> None:
     failed = True
     try:
         bed.start(NODES, MINERS, options.base_port)
-        task = bed.publish(build_recipe())
+        task = bed.publish(build_recipe()).task
         run = bed.mine(task, "node2", options.timeout)
         print_run(run)
         bed.check_agreement(task)

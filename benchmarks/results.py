@@ -54,15 +54,14 @@ def build_recipe(manifest: Path) -> Recipe:
     return Recipe("MRI-CT fusion", contributors, RUNGS)
 
 
-def run_task_twin(client: SyncClient, run: Run, recipe: Recipe) -> list[TrainingStep]:
-    """The clear twin of the task on the chain, up to the step of its last opened loss."""
-    found = client.call(client.api.get_transaction(run.task.publication)).transaction.payload
+def run_task_twin(client: SyncClient, transaction: str, recipe: Recipe, last: int) -> list[TrainingStep]:
+    """The clear twin of a published task, up to step `last`."""
+    found = client.call(client.api.get_transaction(transaction)).transaction.payload
     if not isinstance(found, PublishPayload):
         raise TestbedError("the task's publication is no publication")
     publication = build_core(PublishTask, found)
     draft = build_core(Draft, client.call(client.api.get_draft(Hash32(publication.draft).hex())).draft)
     contributions = [(c.source, c.validation_patients) for c in recipe.contributors]
-    last = run.losses[-1].step
     steps = []
     for step in run_twin(draft, publication, contributions, secrets.token_bytes(32)):
         steps.append(step)
@@ -143,13 +142,14 @@ def main() -> None:
         begun = time.monotonic()
         bed.start(4, 2, options.base_port)
         recipe = build_recipe(manifest)
-        task = bed.publish(recipe)
+        published = bed.publish(recipe)
+        task = published.task
         run = bed.mine(task, "node2", options.timeout)
         print_run(run)
         bed.check_agreement(task)
         with bed.connect("node4") as client:
             model = client.call(client.api.get_model(task))
-            twin = run_task_twin(client, run, recipe)
+            twin = run_task_twin(client, published.transaction, recipe, run.losses[-1].step)
         rows = print_losses(run, twin)
         pairs = load_pairs(PairSource(manifest=manifest, modality=MODALITY, patients=TEST_PATIENTS))
         specification = bytes.fromhex(model.specification)

@@ -69,6 +69,14 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """Ids of a task and of the transaction that published it."""
+
+    task: str
+    transaction: str
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """What mining a task took."""
 
@@ -144,8 +152,8 @@ class Testbed:
 
     # --- a task -------------------------------------------------------------------------------
 
-    def publish(self, recipe: Recipe) -> str:
-        """Draft, encrypt, contribute, publish; the task's id."""
+    def publish(self, recipe: Recipe) -> Published:
+        """Draft, encrypt, contribute, publish."""
         custody = self.config("node1")
         draft = str(
             self.bmif_json("task", "draft", "--title", recipe.title, *recipe.draft, "--config", custody)[
@@ -164,7 +172,7 @@ class Testbed:
         published = self.bmif_json(
             "task", "publish", draft, *contributions, *rungs, *recipe.publish, "--config", custody
         )
-        return str(published["task"])
+        return Published(str(published["task"]), str(published["transaction"]))
 
     def mine(self, task: str, node: str, timeout_s: float) -> Run:
         """Watch a task to its end; raises TestbedError unless it completes."""

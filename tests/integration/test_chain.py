@@ -133,8 +133,10 @@ def test_a_refused_transaction_says_why(tmp_path: Path, clock: ManualClock) -> N
     poor = SigningKey(bytes([9]) * 32)
     unpaid = sign_transaction(poor, core.chain.chain_id, 0, Transfer(OUTSIDER, Amount(0)))
     admission = core.admit(unpaid)
-    assert not admission.accepted and admission.reason == "TX_AMOUNT"
+    assert not admission.accepted
+    assert admission.reason == "TX_AMOUNT"
     foreign = sign_transaction(KEYS[0], OUTSIDER, 0, Transfer(OUTSIDER, Amount(1)))  # type: ignore[arg-type]
     refused = core.admit(foreign)
-    assert not refused.accepted and refused.is_forged
+    assert not refused.accepted
+    assert refused.is_forged
     assert core.take_transaction(encode(unpaid)[:-1]).value == "reject"
