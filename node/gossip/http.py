@@ -30,7 +30,6 @@ PREFIX = "/p2p/v1/"
 BODY_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 60.0
-CONNECTIONS_PER_PEER = 8
 MEDIA_TYPE = "application/octet-stream"
 
 
@@ -39,11 +38,10 @@ class _Connector:
 
     def __init__(self, files: TlsFiles) -> None:
         self.identity: PeerIdentity | None = None
+        # No limit here: an announcement must not queue behind chunks, whose number the fetcher bounds.
         context = build_client_context(files, self._on_identity)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=context, limit=CONNECTIONS_PER_PEER, keepalive_timeout=KEEPALIVE_S / 2
-            ),
+            connector=aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEPALIVE_S / 2),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
@@ -146,7 +144,7 @@ class HttpTransport:
         connector = self._connectors.get(address)
         if connector is None:
             connector = self._connectors[address] = _Connector(self._files)
-        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         try:
             async with connector.session.post(
                 f"https://{address}{PREFIX}{route}",

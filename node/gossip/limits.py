@@ -37,9 +37,9 @@ class NetworkLimits:
     """Objects announced by one peer."""
     total_factor: float = 8.0
     """All peers together may use so many times one peer's rates."""
-    requests_per_peer: int = 16
-    """Requests of one peer served at the same time."""
-    requests_total: int = 128
+    chunks_per_peer: int = 16
+    """Chunks read from disk for one peer at the same time."""
+    chunks_total: int = 64
     links: int = 64
     """Peers dialled, configured and learned."""
     outbox: int = 8_192
@@ -47,6 +47,8 @@ class NetworkLimits:
     wanted: int = 8_192
     """Announced objects being pulled or judged."""
     wanted_per_peer: int = 4_096
+    deferred: int = 1_024
+    """Announced objects of one peer to be asked for once it answers."""
     known: int = 16_384
     """Ids remembered of what each peer has."""
     seen: int = 65_536

@@ -33,6 +33,8 @@ class LinkTimes:
     """When a link dials, beats and gives up; seconds."""
 
     heartbeat_s: float = 2.0
+    least_beat_s: float = 0.1
+    """Between two beats, however often the link is poked."""
     first_backoff_s: float = 0.25
     last_backoff_s: float = 15.0
     busy_pause_s: float = 0.25
@@ -83,12 +85,15 @@ class LinkOwner(Protocol):
 
 
 class Link:
-    """One address. `run` and `send` are its two tasks; requests may be made while it is up."""
+    """One address, configured or learned from a peer's greeting (then `learned_from` is its node id).
+
+    `run` and `send` are its two tasks; requests may be made while it is up.
+    """
 
     def __init__(
         self,
         address: str,
-        is_configured: bool,
+        learned_from: str | None,
         transport: Transport,
         owner: LinkOwner,
         clock: Clock,
@@ -96,7 +101,7 @@ class Link:
         times: LinkTimes,
     ) -> None:
         self.address = address
-        self.is_configured = is_configured
+        self.learned_from = learned_from
         self.identity: PeerIdentity | None = None
         self.status: PeerStatus | None = None
         self.session = b""
@@ -139,15 +144,16 @@ class Link:
                 self._set_down(str(error))
                 # Whoever answers next may be another node: forget connections and who was there.
                 await self._transport.disconnect(self.address)
-                if not self.is_configured and backoff >= self._times.last_backoff_s:
-                    return  # learned from a peer's greeting; it will greet again
+                if self.learned_from is not None and backoff >= self._times.last_backoff_s:
+                    return  # that peer will greet again
                 await wait_for(self._clock, self._poke, backoff)
                 backoff = min(2 * backoff, self._times.last_backoff_s)
                 continue
             if not is_useful:
                 return
             backoff = self._times.first_backoff_s
-            await wait_for(self._clock, self._poke, self._times.heartbeat_s)
+            await self._clock.sleep(self._times.least_beat_s)
+            await wait_for(self._clock, self._poke, self._times.heartbeat_s - self._times.least_beat_s)
 
     async def _greet(self) -> bool:
         sent = self._clock.monotonic()

@@ -136,7 +136,7 @@ class Network:
                 for lane in self._lanes.values():
                     group.create_task(self._judge(lane))
                 for address in self._config.peers:
-                    self._add_link(address, is_configured=True)
+                    self._add_link(address, None)
                 started.set()
         except* Exception:
             logger.critical("the peer network failed", exc_info=True)
@@ -226,12 +226,12 @@ class Network:
 
     # --- links (LinkOwner) --------------------------------------------------------------------
 
-    def _add_link(self, address: str, *, is_configured: bool) -> None:
+    def _add_link(self, address: str, learned_from: str | None) -> None:
         if self._group is None or address in self._links or len(self._links) >= self._limits.links:
             return
         link = Link(
             address,
-            is_configured,
+            learned_from,
             self._transport,
             self,
             self._clock,
@@ -282,6 +282,7 @@ class Network:
         self._gossip.on_unlinked(link.node_id)
 
     def on_status(self, link: Link, status: PeerStatus) -> None:
+        self.perform(self._gossip.on_heartbeat(link.node_id, self._clock.monotonic()))
         if status.head != self._handlers.get_status().head:
             self._status_changed.set()
 
@@ -304,13 +305,17 @@ class Network:
         self._organisations[peer.node_id] = peer.organisation
         if peer.node_id == self.identity.node_id:
             return
-        link = next((link for link in self._links.values() if link.node_id == peer.node_id), None)
-        link = link or self._links.get(hello.address)
-        if link is not None:
-            if not link.is_up:
-                link.poke()
-        elif hello.address and self._config.learn_peers:
-            self._add_link(hello.address, is_configured=False)
+        links = [link for link in self._links.values() if link.node_id == peer.node_id]
+        if any(link.is_up for link in links):
+            return
+        for link in links:
+            link.poke()
+        # One learned address a peer: greetings can't crowd out others' links.
+        is_learned = any(link.learned_from == peer.node_id for link in self._links.values())
+        if hello.address in self._links:
+            self._links[hello.address].poke()
+        elif hello.address and self._config.learn_peers and not is_learned:
+            self._add_link(hello.address, peer.node_id)
 
     def perform(self, actions: Sequence[Action]) -> None:
         for action in actions:

@@ -81,6 +81,12 @@ class KeySet:
     def discard(self, key: Key) -> None:
         self._keys.pop(key, None)
 
+    def take_all(self) -> tuple[Key, ...]:
+        """All keys, the oldest first; the set is empty then."""
+        keys = tuple(self._keys)
+        self._keys.clear()
+        return keys
+
     def __contains__(self, key: Key) -> bool:
         return key in self._keys
 
@@ -116,6 +122,8 @@ class _Peer:
     known: KeySet
     limiter: RateLimiter
     score: Score
+    deferred: KeySet
+    """What it announced and could not be asked for: it was not linked, or did not answer."""
     outbox: OrderedDict[Key, bytes | None] = field(default_factory=OrderedDict)
     is_linked: bool = False
     wanted: int = 0
@@ -147,7 +155,9 @@ class Gossip:
         peer = self._peers.get(node_id)
         if peer is None:
             limits = self._limits
-            peer = _Peer(KeySet(limits.known), RateLimiter(limits, now), Score(limits))
+            peer = _Peer(
+                KeySet(limits.known), RateLimiter(limits, now), Score(limits), KeySet(limits.deferred)
+            )
             self._peers[node_id] = peer
         return peer
 
@@ -161,7 +171,21 @@ class Gossip:
             if key[0] is Kind.BLOCK:
                 continue  # its status tells what it lacks, and synchronising brings it in order
             self._enqueue(peer, key, self.recent.get(key))
-        return [Flush(node_id)] if peer.outbox else []
+        flush: list[Action] = [Flush(node_id)] if peer.outbox else []
+        return flush + self.on_heartbeat(node_id, now)
+
+    def on_heartbeat(self, node_id: str, now: float) -> list[Action]:
+        """A linked peer answers: ask it again for what could not be had of it."""
+        peer = self._get_peer(node_id, now)
+        pulls: dict[Kind, list[Hash32]] = {}
+        for key in peer.deferred.take_all():
+            if key in self._seen or key in self._wanted:
+                continue
+            if not self._want(node_id, peer, key):
+                peer.deferred.add(key)
+            else:
+                pulls.setdefault(key[0], []).append(key[1])
+        return [pull for kind, ids in pulls.items() for pull in _build_pulls(node_id, kind, ids)]
 
     def on_unlinked(self, node_id: str) -> None:
         """A peer can't be reached; what it knew is forgotten, for it may restart with nothing."""
@@ -221,10 +245,9 @@ class Gossip:
                 if wanted.peer != node_id and node_id not in wanted.others:
                     wanted.others.append(node_id)
                 continue
-            if len(self._wanted) >= self._limits.wanted or peer.wanted >= self._limits.wanted_per_peer:
+            if (item.data is None and not peer.is_linked) or not self._want(node_id, peer, key):
+                peer.deferred.add(key)
                 continue
-            self._wanted[key] = _Wanted(node_id)
-            peer.wanted += 1
             if item.data is not None:
                 actions.append(Deliver(node_id, item.kind, item.id, item.data))
             else:
@@ -232,6 +255,14 @@ class Gossip:
         for kind, ids in pulls.items():
             actions += _build_pulls(node_id, kind, ids)
         return actions
+
+    def _want(self, node_id: str, peer: _Peer, key: Key) -> bool:
+        """Note that an object is being had from a peer; False if too many are."""
+        if len(self._wanted) >= self._limits.wanted or peer.wanted >= self._limits.wanted_per_peer:
+            return False
+        self._wanted[key] = _Wanted(node_id)
+        peer.wanted += 1
+        return True
 
     def on_pulled(self, pull: Pull, objects: Sequence[bytes | None], now: float) -> list[Action]:
         """A peer's reply: the objects in order, possibly fewer than asked for."""
@@ -259,7 +290,10 @@ class Gossip:
         """A peer did not answer: ask whoever else announced the objects."""
         actions: list[Action] = []
         for object_id in pull.ids:
-            actions += self._try_next((pull.kind, object_id), now)
+            found = self._try_next((pull.kind, object_id), now)
+            if not found:
+                self._get_peer(pull.peer, now).deferred.add((pull.kind, object_id))
+            actions += found
         return actions
 
     def _try_next(self, key: Key, now: float) -> list[Action]:

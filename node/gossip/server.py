@@ -99,7 +99,7 @@ class PeerServer:
         self._blobs = blobs
         self._clock = clock
         self._owner = owner
-        self._serving: Counter[str] = Counter()
+        self._reading: Counter[str] = Counter()
 
     async def serve(self, peer: PeerIdentity, route: Route, body: bytes) -> Reply:
         """Answer one request of an identified peer."""
@@ -111,12 +111,6 @@ class PeerServer:
         if not self._gossip.admit(node_id, route, now):
             self._report(node_id, Fault.FLOOD, f"too many {route} requests")
             return Reply(Status.BUSY)
-        if (
-            self._serving[node_id] >= self._limits.requests_per_peer
-            or self._serving.total() >= self._limits.requests_total
-        ):
-            return Reply(Status.BUSY)
-        self._serving[node_id] += 1
         try:
             reply = await self._dispatch(peer, route, body)
         except MessageError as error:
@@ -124,10 +118,6 @@ class PeerServer:
             reply = Reply(Status.BAD)
         except _Refusal as refusal:
             reply = Reply(refusal.status)
-        finally:
-            self._serving[node_id] -= 1
-            if not self._serving[node_id]:
-                del self._serving[node_id]
         traffic = self._owner.get_traffic(node_id)
         traffic.received[route] += len(body)
         traffic.sent[route] += len(reply.body)
@@ -157,7 +147,7 @@ class PeerServer:
             case Route.MANIFEST:
                 return self._on_manifest(decode_message(ManifestRequest, body))
             case Route.CHUNK:
-                return await self._on_chunk(decode_message(ChunkRequest, body))
+                return await self._on_chunk(peer.node_id, decode_message(ChunkRequest, body))
 
     def _check_chain(self, chain_id: Hash32) -> None:
         if chain_id != self._gossip.chain_id:
@@ -177,6 +167,8 @@ class PeerServer:
             data = self._gossip.get_object(request.kind, object_id)
             if data is None:
                 data = self._handlers.get_object(request.kind, object_id)
+            if data is not None and len(data) > MAX_OBJECT_BYTES:
+                data = None
             size += len(data or b"")
             if objects and size > MAX_OBJECT_BYTES:
                 break
@@ -190,12 +182,19 @@ class PeerServer:
         manifest = self._blobs.get_manifest(request.root)
         return Reply(Status.NOT_FOUND) if manifest is None else Reply(Status.OK, manifest.encode())
 
-    async def _on_chunk(self, request: ChunkRequest) -> Reply:
+    async def _on_chunk(self, node_id: str, request: ChunkRequest) -> Reply:
+        """The only answer that takes a while, so the only one of which several are under way."""
         self._check_chain(request.chain_id)
         if self._blobs is None or not self._blobs.has(request.root):
             return Reply(Status.NOT_FOUND)
+        is_full = self._reading.total() >= self._limits.chunks_total
+        if is_full or self._reading[node_id] >= self._limits.chunks_per_peer:
+            return Reply(Status.BUSY)
+        self._reading[node_id] += 1
         try:
             data = await asyncio.to_thread(self._blobs.read_chunk, request.root, request.index)
         except CorruptBlob:
             data = None
+        finally:
+            self._reading[node_id] -= 1
         return Reply(Status.NOT_FOUND) if data is None else Reply(Status.OK, data)

@@ -26,7 +26,7 @@ from node.tls import (
 )
 
 GENESIS = Hash32(b"\x11" * 32)
-TIMES = LinkTimes(heartbeat_s=0.2, first_backoff_s=0.02, last_backoff_s=0.2)
+TIMES = LinkTimes(heartbeat_s=0.2, least_beat_s=0.02, first_backoff_s=0.02, last_backoff_s=0.2)
 
 
 def compute_id(data: bytes) -> Hash32:

@@ -171,7 +171,7 @@ async def test_a_node_that_dials_itself_gives_up(world: World, stack: AsyncExitS
     a, b = FakeNode("a"), FakeNode("b")
     await stack.enter_async_context(world.run(b))
     network = await stack.enter_async_context(world.run(a, b))
-    network._add_link(network.address, is_configured=True)
+    network._add_link(network.address, None)
     await a.wait_until(lambda: [peer.node_id for peer in network.peers()] == ["b"])
 
 

@@ -121,6 +121,25 @@ def test_a_failed_pull_goes_to_whoever_else_announced(gossip: Gossip) -> None:
     assert hear(gossip, "c", Announced(TX, X, None)) == [Pull("c", TX, (X,))]
 
 
+def test_what_nobody_else_has_is_asked_again_when_the_peer_answers(gossip: Gossip) -> None:
+    (pull,) = hear(gossip, "a", Announced(TX, X, None))
+    assert isinstance(pull, Pull)
+    assert gossip.on_pull_failed(pull, 0.0) == []
+    assert gossip.on_heartbeat("a", 1.0) == [pull]
+    assert gossip.on_heartbeat("a", 2.0) == []
+
+
+def test_a_peer_that_is_not_linked_yet_is_asked_once_it_is() -> None:
+    gossip = Gossip(CHAIN, NetworkLimits(), 0.0)
+    (inline,) = hear(gossip, "a", Announced(TX, X, None), Announced(TX, Y, b"y"))
+    assert inline == Deliver("a", TX, Y, b"y")
+    gossip.on_linked("b", 0.0)
+    # An unreachable peer that announces first can't keep others from being asked.
+    assert hear(gossip, "b", Announced(TX, X, None)) == [Pull("b", TX, (X,))]
+    hear(gossip, "a", Announced(TX, ident("z"), None))
+    assert gossip.on_linked("a", 0.0) == [Pull("a", TX, (ident("z"),))]
+
+
 def test_a_reply_cut_short_is_continued(gossip: Gossip) -> None:
     (pull,) = hear(gossip, "a", Announced(TX, X, None), Announced(TX, Y, None))
     assert pull == Pull("a", TX, (X, Y))
@@ -204,6 +223,8 @@ def test_what_the_node_has_is_not_wanted(gossip: Gossip) -> None:
 
 def test_one_peer_can_not_fill_what_is_wanted() -> None:
     gossip = Gossip(CHAIN, NetworkLimits(wanted=10, wanted_per_peer=6), 0.0)
+    gossip.on_linked("a", 0.0)
+    gossip.on_linked("b", 0.0)
     many = [Announced(TX, ident(str(n)), None) for n in range(9)]
     (pull,) = hear(gossip, "a", *many)
     assert isinstance(pull, Pull)
@@ -211,10 +232,10 @@ def test_one_peer_can_not_fill_what_is_wanted() -> None:
     (other,) = hear(gossip, "b", *(Announced(TX, ident(f"b{n}"), None) for n in range(9)))
     assert isinstance(other, Pull)
     assert len(other.ids) == 4
-    gossip.on_pull_failed(pull, 0.0)
-    (again,) = hear(gossip, "a", *many)
-    assert isinstance(again, Pull)
-    assert len(again.ids) == 6
+    assert gossip.on_heartbeat("a", 0.0) == []
+    gossip.on_pulled(pull, [None] * 6, 0.0)
+    (rest,) = gossip.on_heartbeat("a", 0.0)
+    assert rest == Pull("a", TX, tuple(item.id for item in many[6:]))
 
 
 def test_a_flood_of_announcements_is_dropped_and_costs_a_little() -> None:
