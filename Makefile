@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench results soak compose-test lock clean
+.PHONY: help setup demo test test-slow lint format bench results compose-test lock clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,9 +39,6 @@ bench: setup  ## Speed and memory, against the figures the project promises
 
 results: setup  ## The demo on real image pairs (BMIF_DATA=folder that holds fusion/), with the metric table
 	$(BIN)/python -m benchmarks.results $(ARGS)
-
-soak: setup  ## A testnet under restarts and kills for a while
-	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 compose-test: setup  ## The testnet as containers; makes a Docker engine of its own if none runs (root, Debian)
 	bash tests/testnet/compose.sh

@@ -119,7 +119,7 @@ class Miner:
             await core.hold_training(definition, batch)
             begun = core.clock.monotonic()
             await core.work.compute_bundle(definition, batch, weights, output)
-            ref = await core.blobs.put_file(output)
+            ref = await core.blobs.put_file(output, move=True)
         except (BlobError, WorkloadError) as error:
             logger.warning("step %d batch %d of task %s: %s", step, batch, definition.id.hex()[:12], error)
             return
