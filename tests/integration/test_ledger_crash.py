@@ -54,8 +54,8 @@ def test_everything_reported_is_there_after_a_kill(tmp_path: Path, blocks: int) 
     reported = [process.stdout.readline().strip() for _ in range(blocks)]
     process.kill()
     # What it reported between our last read and its death counts too.
-    reported += [line for line in process.stdout.read().split("\n") if len(line) == 64]
-    process.wait()
+    rest, _ = process.communicate()
+    reported += [line for line in rest.split("\n") if len(line) == 64]
 
     store = LevelStore(path)
     ledger = Ledger.open(store, CHAIN)
