@@ -42,8 +42,13 @@ logger = logging.getLogger(__name__)
 MAX_CLAIMS = 4_096
 
 
+def hash_claim(data: bytes) -> Hash32:
+    """The id under which a claim's bytes are announced."""
+    return hash_domain("claim-id", data)
+
+
 def compute_claim_id(claim: Claim) -> Hash32:
-    return hash_domain("claim-id", encode(claim))
+    return hash_claim(encode(claim))
 
 
 class Pulse:
@@ -142,6 +147,28 @@ class Core:
         self._fetcher: BlobFetcher | None = None
         self._definitions: dict[Hash32, TaskDefinition] = {}
         self._checks: dict[Hash32, asyncio.Lock] = {}
+        self._sync_listeners: list[Callable[[], None]] = []
+        self._failure: Exception | None = None
+        self._failed = asyncio.Event()
+
+    def fail(self, error: Exception) -> None:
+        """End the node: it can't go on without what failed."""
+        self._failure = self._failure or error
+        self._failed.set()
+
+    async def wait_failed(self) -> None:
+        """Raise what ended the node, once something does."""
+        await self._failed.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def on_sync_wanted(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when a block came whose ancestors are missing, or one kept aside was stored."""
+        self._sync_listeners.append(listener)
+
+    def request_sync(self) -> None:
+        for listener in self._sync_listeners:
+            listener()
 
     def attach_network(self, announcer: Announcer, fetcher: BlobFetcher) -> None:
         """Give the core its way out; before this it is silent."""
@@ -314,10 +341,12 @@ class Core:
         self.pulse.beat()
         return outcome
 
-    def take_transaction(self, data: bytes) -> Outcome:
+    def take_transaction(self, data: bytes, announced: Hash32) -> Outcome:
         try:
             transaction = decode(SignedTransaction, data)
         except CodecError:
+            return Outcome.REJECT
+        if compute_transaction_id(transaction) != announced:
             return Outcome.REJECT
         admission = self.admit(transaction)
         if admission.is_forged:

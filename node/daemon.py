@@ -135,7 +135,10 @@ class Node:
 
     def _start_services(self, group: asyncio.TaskGroup) -> None:
         config, core = self.config, self.core
-        group.create_task(Synchroniser(self.network, self._handlers, self.clock).run(), name="sync")
+        synchroniser = Synchroniser(self.network, self._handlers, self.clock)
+        core.on_sync_wanted(synchroniser.poke)
+        group.create_task(synchroniser.run(), name="sync")
+        group.create_task(core.wait_failed(), name="failure")
         group.create_task(self.network.wait_failed(), name="network")
         group.create_task(self._recomputer.run(), name="recomputer")
         group.create_task(self._proposer.run(), name="proposer")

@@ -5,8 +5,10 @@ from importlib.metadata import version
 from consensus.gossip_rules import Outcome
 from consensus.types import Hash32
 from node.chain import Imported, ImportStatus
-from node.core import Core
+from node.core import Core, hash_claim
 from node.gossip.messages import Kind, PeerStatus
+from node.ledger.store import StoreError
+from node.presence import hash_presence
 from node.validator import Recomputer
 
 
@@ -18,18 +20,30 @@ class PeerHandlers:
         self._recomputer = recomputer
 
     async def on_object(self, kind: Kind, object_id: Hash32, data: bytes, peer: str) -> Outcome:
-        """REJECT means that the peer is at fault."""
+        """REJECT means that the peer is at fault, for one that sent another object than it announced too."""
+        try:
+            return self._judge(kind, object_id, data)
+        except StoreError as error:
+            # The network logs what a handler raises and goes on; a node without its ledger must not.
+            self._core.fail(error)
+            return Outcome.IGNORE
+
+    def _judge(self, kind: Kind, object_id: Hash32, data: bytes) -> Outcome:
         match kind:
             case Kind.BLOCK:
-                return self._on_block(self._core.take_block(data))
+                return self._on_block(self._core.take_block(data), object_id)
             case Kind.TRANSACTION:
-                return self._core.take_transaction(data)
-            case Kind.CLAIM:
+                return self._core.take_transaction(data, object_id)
+            case Kind.CLAIM if hash_claim(data) == object_id:
                 return self._core.take_claim(data)
-            case Kind.PRESENCE:
+            case Kind.PRESENCE if hash_presence(data) == object_id:
                 return self._core.take_presence(data)
+            case _:
+                return Outcome.REJECT
 
-    def _on_block(self, outcome: Imported) -> Outcome:
+    def _on_block(self, outcome: Imported, announced: Hash32) -> Outcome:
+        if outcome.hash is not None and outcome.hash != announced:
+            return Outcome.REJECT
         match outcome.status:
             case ImportStatus.ACCEPTED:
                 return Outcome.ACCEPT
@@ -37,6 +51,9 @@ class PeerHandlers:
                 return Outcome.REJECT if outcome.peer_at_fault else Outcome.IGNORE
             case ImportStatus.WAITING if outcome.check is not None:
                 self._recomputer.request(outcome.check)
+                return Outcome.IGNORE
+            case ImportStatus.ORPHAN:
+                self._core.request_sync()
                 return Outcome.IGNORE
             case _:
                 return Outcome.IGNORE

@@ -16,8 +16,13 @@ MAX_SKEW_MS = 60_000
 MAX_NOTICES = 4_096
 
 
+def hash_presence(data: bytes) -> Hash32:
+    """The id under which a notice's bytes are announced."""
+    return hash_domain("presence-id", data)
+
+
 def compute_presence_id(presence: Presence) -> Hash32:
-    return hash_domain("presence-id", encode(presence))
+    return hash_presence(encode(presence))
 
 
 @dataclass(slots=True)

@@ -144,7 +144,8 @@ class Recomputer:
         else:
             seconds = core.clock.monotonic() - begun
             logger.info("recomputed the loss at step %d in %.2f s", check.step, seconds)
-        core.chain.retry(check)
+        if core.chain.retry(check):
+            core.request_sync()
         core.pulse.beat()
 
     def _on_head(self, change: HeadChange) -> None:

@@ -1,7 +1,6 @@
 """The chain over a real ledger: blocks in, head and state out, restart, waiting blocks."""
 
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from consensus.codec import encode
 from consensus.crypto import SigningKey
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
 from consensus.task import Transfer
-from consensus.transaction import sign_transaction
+from consensus.transaction import compute_transaction_id, sign_transaction
 from consensus.types import Address, Amount, Millis
 from node.blobs import BlobStore
 from node.chain import Chain, ImportStatus
@@ -59,8 +58,8 @@ def build_core(clock: ManualClock, store: KeyValueStore, key: SigningKey, direct
 
 
 @pytest.fixture
-def clock() -> Iterator[ManualClock]:
-    yield ManualClock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 def propose_with_any(cores: list[Core], clock: ManualClock) -> bytes:
@@ -139,4 +138,6 @@ def test_a_refused_transaction_says_why(tmp_path: Path, clock: ManualClock) -> N
     refused = core.admit(foreign)
     assert not refused.accepted
     assert refused.is_forged
-    assert core.take_transaction(encode(unpaid)[:-1]).value == "reject"
+    unpaid_id = compute_transaction_id(unpaid)
+    assert core.take_transaction(encode(unpaid)[:-1], unpaid_id).value == "reject"
+    assert core.take_transaction(encode(unpaid), core.chain.chain_id).value == "reject"
