@@ -9,9 +9,11 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
@@ -100,9 +102,18 @@ class _Call(Generic[R]):
 
 
 def _initialise_worker() -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(WORKER_NICENESS)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
+
+
+def _die_with_parent() -> None:
+    """A worker of a node that was killed would wait for jobs for ever, with all its memory."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 class VerdictBook:
