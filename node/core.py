@@ -3,14 +3,13 @@ kind of object. Services never talk to each other; they change the core and wait
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from consensus.claims import Presence
 from consensus.codec import CodecError, decode, encode
-from consensus.crypto import SigningKey, hash_domain
+from consensus.crypto import SigningKey
 from consensus.errors import InvalidTransaction
 from consensus.gossip_rules import Outcome, judge_claim, judge_presence
 from consensus.state import State, TaskStatus
@@ -25,6 +24,7 @@ from consensus.transition import apply_checked_transaction, check_transaction
 from consensus.types import Address, Hash32
 from node.blobs import BlobStore
 from node.chain import Chain, HeadChange, Imported, ImportStatus
+from node.claims import ClaimPool, compute_claim_id
 from node.clock import Clock
 from node.events import EventBus
 from node.fetch import BlobFetcher
@@ -34,75 +34,11 @@ from node.history import WeightHistory
 from node.ledger.schema import WORK_POSITION
 from node.mempool import Mempool
 from node.presence import PresenceTable, compute_presence_id
+from node.pulse import Pulse
 from node.tasks import TaskDefinition, TaskTip, compute_tip, get_next_context, load_definition
 from node.work import WorkService
 
 logger = logging.getLogger(__name__)
-
-MAX_CLAIMS = 4_096
-
-
-def hash_claim(data: bytes) -> Hash32:
-    """The id under which a claim's bytes are announced."""
-    return hash_domain("claim-id", data)
-
-
-def compute_claim_id(claim: Claim) -> Hash32:
-    return hash_claim(encode(claim))
-
-
-class Pulse:
-    """Wakes every waiting service whenever something changed; no wake-up is lost."""
-
-    def __init__(self) -> None:
-        self._version = 0
-        self._event = asyncio.Event()
-
-    @property
-    def version(self) -> int:
-        return self._version
-
-    def beat(self) -> None:
-        self._version += 1
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self, seen: int, timeout_s: float) -> int:
-        """Return once the version differs from `seen`, or after `timeout_s`; the version then."""
-        if self._version == seen:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._event.wait(), timeout_s)
-        return self._version
-
-
-@dataclass(slots=True)
-class ClaimPool:
-    """Claims heard of; bounded, oldest out first. A miner has one claim for a batch of a step: the
-    custody fetches and decrypts what is claimed, so nobody may make it do so again and again."""
-
-    _claims: dict[Hash32, Claim] = field(default_factory=dict)
-
-    def add(self, claim_id: Hash32, claim: Claim) -> bool:
-        if claim_id in self._claims:
-            return False
-        earlier = self.get_for(claim.task, claim.step, claim.batch)
-        if any(known.miner == claim.miner for known in earlier):
-            return False
-        self._claims[claim_id] = claim
-        while len(self._claims) > MAX_CLAIMS:
-            del self._claims[next(iter(self._claims))]
-        return True
-
-    def get(self, claim_id: Hash32) -> Claim | None:
-        return self._claims.get(claim_id)
-
-    def get_for(self, task: Hash32, step: int, batch: int) -> list[Claim]:
-        return [c for c in self._claims.values() if (c.task, c.step, c.batch) == (task, step, batch)]
-
-    def drop_before(self, task: Hash32, step: int) -> None:
-        """Forget the claims of steps that are opened."""
-        for claim_id in [i for i, c in self._claims.items() if c.task == task and c.step < step]:
-            del self._claims[claim_id]
 
 
 @dataclass(frozen=True, slots=True)

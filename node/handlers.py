@@ -5,7 +5,8 @@ from importlib.metadata import version
 from consensus.gossip_rules import Outcome
 from consensus.types import Hash32
 from node.chain import Imported, ImportStatus
-from node.core import Core, hash_claim
+from node.claims import hash_claim
+from node.core import Core
 from node.gossip.messages import Kind, PeerStatus
 from node.ledger.store import StoreError
 from node.presence import hash_presence

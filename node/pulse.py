@@ -1,0 +1,28 @@
+"""How services learn that something changed."""
+
+import asyncio
+import contextlib
+
+
+class Pulse:
+    """Wakes every waiting service whenever something changed; no wake-up is lost."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._event = asyncio.Event()
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    def beat(self) -> None:
+        self._version += 1
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, seen: int, timeout_s: float) -> int:
+        """Return once the version differs from `seen`, or after `timeout_s`; the version then."""
+        if self._version == seen:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._event.wait(), timeout_s)
+        return self._version
