@@ -24,5 +24,7 @@ class Pulse:
         """Return once the version differs from `seen`, or after `timeout_s`; the version then."""
         if self._version == seen:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._event.wait(), timeout_s)
+                # Not `wait_for`, which before Python 3.12 loses a cancellation that comes with a beat.
+                async with asyncio.timeout(timeout_s):
+                    await self._event.wait()
         return self._version
