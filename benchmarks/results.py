@@ -21,7 +21,6 @@ from benchmarks.testbed import Contributor, Recipe, Run, Testbed, TestbedError, 
 from benchmarks.twin import run_twin
 from consensus.task import Draft, PublishTask
 from consensus.types import Hash32
-from fusion_model.metrics import METRIC_NAMES
 from fusion_model.train import TrainingStep
 from node.api.client import SyncClient
 from node.api.payloads import PublishPayload, build_core
@@ -73,7 +72,7 @@ def run_task_twin(client: SyncClient, transaction: str, recipe: Recipe, last: in
 def print_losses(run: Run, twin: Sequence[TrainingStep]) -> list[tuple[int, float, float]]:
     """Opened losses beside the twin's clear ones."""
     clear = {step.step: step.loss for step in twin if step.loss is not None}
-    rows = [(o.step, o.loss_value or 0.0, (clear[o.step] or 0.0) / 2**20) for o in run.losses]
+    rows = [(o.step, o.loss_value or 0.0, clear[o.step] or 0.0) for o in run.losses]
     table = Table("step", "mined, opened with noise", "clear twin")
     for step, opened, own in rows:
         table.add_row(str(step), f"{opened:.6f}", f"{own:.6f}")
@@ -157,9 +156,9 @@ def main() -> None:
         own = evaluate_pairs(specification, twin[-1].weights, pairs)
         table = {"mined model": mined["model"], "clear twin": own["model"]}
         table |= {name: mined[name] for name in ("average", "maximum", "laplacian")}
-        shown = Table("method", *METRIC_NAMES, title=f"means over {len(pairs)} pairs of unseen patients")
+        shown = Table("method", *SHOWN, title=f"means over {len(pairs)} pairs of unseen patients")
         for name, means in table.items():
-            shown.add_row(name, *(f"{means[metric]:.3f}" for metric in METRIC_NAMES))
+            shown.add_row(name, *(f"{means[metric]:.3f}" for metric in SHOWN))
         console.print(shown)
         if options.write:
             write_results(run, rows, table, len(pairs))

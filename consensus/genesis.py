@@ -14,6 +14,8 @@ from consensus.tree import NodeSource, Tree
 from consensus.types import MAX_AMOUNT, MAX_TIME_MS, ZERO_HASH, Address, Height
 
 MAX_STAKE = 2**53
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""What one message between peers can carry."""
 
 
 class GenesisError(ValueError):
@@ -28,8 +30,8 @@ def _check_params(params: ChainParams) -> None:
         raise GenesisError("idle_ms must not be below min_block_ms")
     if params.confirm_depth < 0 or params.evidence_ms < 0:
         raise GenesisError("confirm_depth and evidence_ms must not be negative")
-    if params.max_body_bytes < 1024 or params.max_transactions < 1:
-        raise GenesisError("a body must hold at least 1024 bytes and one transaction")
+    if not 1024 <= params.max_body_bytes <= MAX_BODY_BYTES or params.max_transactions < 1:
+        raise GenesisError(f"a body must hold 1024 to {MAX_BODY_BYTES} bytes and at least one transaction")
 
 
 def check_genesis(genesis: Genesis) -> None:

@@ -21,7 +21,7 @@ from consensus.types import Hash32, Millis
 
 MAX_CLAIM_BYTES = 512
 MAX_PRESENCE_BYTES = 256
-PRESENCE_MS = 60_000
+PRESENCE_SKEW_MS = 60_000
 """How far a presence's time may be from the clock."""
 
 
@@ -105,7 +105,7 @@ def judge_presence(
         return Judgement(Outcome.IGNORE, "not newer", presence=presence)
     if not verify_presence(chain_id, presence):
         return Judgement(Outcome.REJECT, "signature", presence=presence)
-    if abs(presence.time - now) > PRESENCE_MS:
+    if abs(presence.time - now) > PRESENCE_SKEW_MS:
         return Judgement(Outcome.IGNORE, "far from the clock", presence=presence)
     if not state.may_account_mine(presence.miner):
         return Judgement(Outcome.IGNORE, "may not mine", presence=presence)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from consensus.crypto import hash_domain
-from consensus.types import Address, Hash32, Millis
+from consensus.types import Address, Hash32
 
 
 def _compute_lease_hash(task: Hash32, step: int, batch: int, miner: Address) -> Hash32:
@@ -32,12 +32,3 @@ def compute_leases(
             order.insert(0, first)
         leases[batch] = tuple(order)
     return leases
-
-
-def get_lease_holder(
-    order: Sequence[Address], opened_at: Millis, now: Millis, lease_ms: int
-) -> Address | None:
-    """Who holds a batch's lease at `now` if it was free from `opened_at` on; it goes round the order."""
-    if not order:
-        return None
-    return order[max(0, now - opened_at) // lease_ms % len(order)]

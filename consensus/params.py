@@ -15,8 +15,8 @@ class ChainParams:
     """A carrier block is valid only this long after its parent (B7)."""
     slot_ms: int = 2_000
     """How long a carrier's turn lasts before the next validator may propose (B7)."""
-    rank_ms: int = 1_500
-    """Delay between ranked proposers of a work block (B7)."""
+    rank_ms: int = 4_000
+    """Delay between ranked proposers of a work block (B7); enough to recompute a loss in."""
     lease_ms: int = 30_000
     """How long a miner holds the lease of a batch before it passes on."""
     confirm_depth: int = 2

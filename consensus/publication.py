@@ -12,7 +12,8 @@ from consensus.types import MAX_LADDER, ZERO_HASH, Address, Amount, Hash32
 
 KINDS = ("fusion-training",)
 CLIPPINGS = ("per-patch", "box")
-MAX_PARAMETERS = 2**20
+MAX_PARAMETERS = 2**16
+"""So that an opening with all its numbers fits into one transaction."""
 MAX_GRADIENT_OPENINGS = 2**17
 MAX_OPENED = 2**53 - 1
 """Bound of every opened integer, and of all that is compared or added with one."""

@@ -53,6 +53,7 @@ class _Library(Protocol):
     def encodeFrac(self, values: NDArray[np.float64], *, scale: float) -> NativePlaintext: ...
     def encryptFrac(self, values: NDArray[np.float64], *, scale: float) -> NativeCiphertext: ...
     def decryptFrac(self, ciphertext: NativeCiphertext) -> NDArray[np.float64]: ...
+    def decryptComplex(self, ciphertext: NativeCiphertext) -> NDArray[np.complex128]: ...
     def add(self, a: NativeCiphertext, b: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
     def sub(self, a: NativeCiphertext, b: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
     def multiply(self, a: NativeCiphertext, b: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
@@ -305,6 +306,15 @@ class Engine:
         if not self._has_secret:
             raise MissingKeyError("decryption needs the secret key")
         return np.array(self._library.decryptFrac(tensor.native), dtype=np.float64)
+
+    def decrypt_complex(self, tensor: CiphertextTensor) -> NDArray[np.complex128]:
+        """One value a slot with its imaginary part, which no circuit here uses and a sender could.
+
+        Raises: MissingKeyError.
+        """
+        if not self._has_secret:
+            raise MissingKeyError("decryption needs the secret key")
+        return np.array(self._library.decryptComplex(tensor.native), dtype=np.complex128)
 
     def load(self, body: Buffer | Residues, form: Form, *, components: int = 2) -> CiphertextTensor:
         """A ciphertext from a gated body; its header is made here."""

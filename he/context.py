@@ -135,6 +135,11 @@ class PrivateContext:
         engine = self._get_engine()
         return engine.decrypt(engine.load(body, form))
 
+    def decrypt_body_complex(self, body: memoryview, form: Form) -> NDArray[np.complex128]:
+        """Decrypts a gated body with the imaginary part of every slot."""
+        engine = self._get_engine()
+        return engine.decrypt_complex(engine.load(body, form))
+
     def __repr__(self) -> str:
         return f"PrivateContext({self.params.name})"
 

@@ -43,6 +43,10 @@ class KeyReuseError(HeError):
     """Keys were to be made where other keys already are."""
 
 
+class ImaginaryError(HeError):
+    """Foreign slots hold complex numbers where real ones were promised."""
+
+
 class GateReason(StrEnum):
     """Why the byte gate refused foreign bytes; the sender is at fault in every case."""
 

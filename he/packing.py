@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he.context import PrivateContext, PublicContext
-from he.errors import MagnitudeError, ParameterError
+from he.errors import ImaginaryError, MagnitudeError, ParameterError
 from he.formats import (
     VALIDATION_FLAG,
     Body,
@@ -19,6 +19,9 @@ from he.plan import build_plan, get_input_bounds
 from he.spec import PolynomialSpec
 
 Floats = NDArray[np.float64]
+
+IMAGINARY_LIMIT = 1e-4
+"""Far above the error of an honest encryption, about 1e-6, and far below a grey level."""
 
 
 def encrypt_batch(
@@ -63,15 +66,17 @@ def decrypt_batch(
 ) -> tuple[Floats, Floats, Floats | None]:
     """Inputs (slots, A, P, P), target (slots, O, O) and the constant (slots,) of a validation batch.
 
-    Raises: GateError.
+    Raises: GateError; ImaginaryError if a slot holds more than the real number that is returned: a
+    product of two such slots would bring the hidden part back into the real one.
     """
     validation = check_batch(private.params, spec, batch)
     layout = build_batch_layout(build_plan(private.params, spec), validation=validation)
     view = open_source(batch)
     slots = private.params.slots
-    inputs = _decrypt(private, view, layout.inputs).reshape(slots, spec.inputs, spec.patch, spec.patch)
-    target = _decrypt(private, view, layout.targets).reshape(slots, spec.output, spec.output)
-    constant = None if layout.constant is None else _decrypt(private, view, (layout.constant,))[:, 0]
+    planes = _decrypt_real(private, view, layout.inputs)
+    inputs = planes.reshape(slots, spec.inputs, spec.patch, spec.patch)
+    target = _decrypt_real(private, view, layout.targets).reshape(slots, spec.output, spec.output)
+    constant = None if layout.constant is None else _decrypt_real(private, view, (layout.constant,))[:, 0]
     return inputs, target, constant
 
 
@@ -108,6 +113,18 @@ def _decrypt(private: PrivateContext, view: memoryview, bodies: tuple[Body, ...]
     for index, body in enumerate(bodies):
         data = view[body.offset : body.offset + body.get_length(private.params)]
         values[:, index] = private.decrypt_body(data, body.form)
+    return values
+
+
+def _decrypt_real(private: PrivateContext, view: memoryview, bodies: tuple[Body, ...]) -> Floats:
+    values = np.empty((private.params.slots, len(bodies)))
+    for index, body in enumerate(bodies):
+        data = view[body.offset : body.offset + body.get_length(private.params)]
+        slots = private.decrypt_body_complex(data, body.form)
+        largest = float(np.abs(slots.imag).max())
+        if not largest <= IMAGINARY_LIMIT:
+            raise ImaginaryError(f"body {index}: a slot has an imaginary part above {IMAGINARY_LIMIT:.3g}")
+        values[:, index] = slots.real
     return values
 
 

@@ -85,6 +85,7 @@ class Chain:
         self._clock = clock
         self._verifier = verifier
         self._listeners: list[Callable[[HeadChange], None]] = []
+        self._accept_listeners: list[Callable[[Hash32, bytes], None]] = []
         self._judged = WaitingRoom()
         self._orphans = WaitingRoom()
         self._states: OrderedDict[Hash32, State] = OrderedDict()
@@ -168,6 +169,10 @@ class Chain:
         """Call `listener` after every change of head, in order of registration."""
         self._listeners.append(listener)
 
+    def on_accepted(self, listener: Callable[[Hash32, bytes], None]) -> None:
+        """Call `listener` with every block that is stored, at once or after it was kept aside."""
+        self._accept_listeners.append(listener)
+
     def submit(self, data: bytes) -> Imported:
         """Judge a block's bytes; store it and move the head if it is valid."""
         try:
@@ -245,6 +250,8 @@ class Chain:
         self._remember(block_hash, state)
         if change is not None:
             self._set_head(change)
+        for listener in self._accept_listeners:
+            listener(block_hash, data)
         return Imported(ImportStatus.ACCEPTED, block_hash)
 
     def _retry_where(self, wanted: Callable[[Block], bool]) -> list[Imported]:

@@ -23,7 +23,7 @@ from consensus.transaction import (
 from consensus.transition import apply_checked_transaction, check_transaction
 from consensus.types import Address, Hash32
 from node.blobs import BlobStore
-from node.chain import Chain, HeadChange, Imported, ImportStatus
+from node.chain import Chain, HeadChange, Imported
 from node.claims import ClaimPool, compute_claim_id
 from node.clock import Clock
 from node.events import EventBus
@@ -35,7 +35,14 @@ from node.ledger.schema import WORK_POSITION
 from node.mempool import Mempool
 from node.presence import PresenceTable, compute_presence_id
 from node.pulse import Pulse
-from node.tasks import TaskDefinition, TaskTip, compute_tip, get_next_context, load_definition
+from node.tasks import (
+    TaskDefinition,
+    TaskTip,
+    check_definition,
+    compute_tip,
+    get_next_context,
+    load_definition,
+)
 from node.work import WorkService
 
 logger = logging.getLogger(__name__)
@@ -174,6 +181,7 @@ class Core:
 
     async def _hold_keys(self, definition: TaskDefinition) -> None:
         draft = definition.draft
+        check_definition(definition)
         for ref in (draft.public_key, draft.relin_keys):
             await self.fetcher.fetch(ref)
         await self._check_once(draft.relin_keys.root, lambda: self.work.check_keys(definition))
@@ -270,10 +278,8 @@ class Core:
             self._announcer.announce(kind, object_id, data)
 
     def take_block(self, data: bytes) -> Imported:
-        """Submit a block; announce it if it is accepted. The daemon arranges what it waits for."""
+        """Submit a block. The daemon arranges what it waits for."""
         outcome = self.chain.submit(data)
-        if outcome.status is ImportStatus.ACCEPTED and outcome.hash is not None:
-            self.announce(Kind.BLOCK, outcome.hash, data)
         self.pulse.beat()
         return outcome
 

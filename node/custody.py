@@ -86,12 +86,11 @@ class Custody:
             tip = self._core.get_tip(definition.id)
             if tip is None or tip.is_finished or self._is_over(definition):
                 return
+            if self._get_opening(definition.id, "gradient", tip.state.step) is None:
+                self._check_claims(definition, tip)  # while the loss is opened, too
             if is_loss_due(tip.state, definition.publication):
-                # Bundles of this step are checked meanwhile.
-                self._check_claims(definition, tip)
                 opened = await self._open_loss(definition, tip)
             else:
-                self._check_claims(definition, tip)
                 opened = await self._open_gradient(definition, tip)
             if not opened:
                 return
@@ -278,7 +277,10 @@ class Custody:
         )
         opening = OpenGradient(definition.id, step, tip.state.previous, digest, claims, gradient)
         logger.info("opened step %d", step)
-        return self._publish(self._store_opening("gradient", opening))
+        transaction = self._store_opening("gradient", opening)
+        # Sums without noise have no use from here on, so they are not kept.
+        core.chain.ledger.put_records({}, [_get_verified_key((definition.id, step, c.batch)) for c in claims])
+        return self._publish(transaction)
 
     # --- clear batches and keys ---------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -17,12 +18,12 @@ from node.chain import Chain
 from node.clock import Clock, SystemClock
 from node.config import NodeConfig, Role
 from node.core import Core
-from node.custody import Custody
 from node.events import EventBus
 from node.fetch import BlobFetcher
 from node.genesis import load_genesis
 from node.gossip.http import PeerNetwork, PeerNetworkConfig
 from node.gossip.limits import NetworkLimits
+from node.gossip.messages import Kind
 from node.gossip.network import NetworkConfig
 from node.handlers import PeerHandlers
 from node.history import WeightHistory
@@ -50,7 +51,7 @@ class Node:
     def __init__(self, config: NodeConfig, clock: Clock | None = None) -> None:
         self.config = config
         self.clock = clock or SystemClock()
-        config.data_dir.mkdir(parents=True, exist_ok=True)
+        config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         genesis = load_genesis(config.genesis)
         key = load_account_key(config.account_key)
         self._store = LevelStore(config.data_dir / "ledger")
@@ -70,6 +71,7 @@ class Node:
             key,
         )
         chain.on_head_change(self.core.on_head_change)
+        chain.on_accepted(lambda block, data: self.core.announce(Kind.BLOCK, block, data))
         self._recomputer = Recomputer(self.core)
         self._announcer = EventAnnouncer(chain, self.core.events, self.clock)
         self._proposer = Proposer(self.core)
@@ -149,6 +151,9 @@ class Node:
             miner = Miner(core, config.workers, config.data_dir / "scratch")
             group.create_task(miner.run(), name="miner")
         if Role.CUSTODY in config.roles:
+            # Imported here: nobody but a custody has use for what decrypts.
+            from node.custody import Custody
+
             group.create_task(Custody(core, config.data_dir, config.workers).run(), name="custody")
 
     async def _start_apis(self, stack: AsyncExitStack) -> None:
@@ -168,13 +173,24 @@ async def _serve(stack: AsyncExitStack, app: web.Application, host: str, port: i
     await web.TCPSite(runner, host, port).start()
 
 
+def _give_up(seconds: float) -> None:
+    """A stop that hangs ends hard: the ledger is safe at any moment."""
+    logger.error("not stopped after %.0f s: ending at once", seconds)
+    os._exit(1)
+
+
 async def run_node(config: NodeConfig) -> None:
     """Run a node until SIGTERM or SIGINT, then stop it within `stop_timeout_s`."""
     node = Node(config)
     serving = asyncio.create_task(node.run(), name="node")
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        serving.cancel()
+        loop.call_later(config.stop_timeout_s, _give_up, config.stop_timeout_s)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         await serving
     except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from consensus.transition import BlockContext, apply_checked_transaction
 from consensus.types import Address, Hash32, Height, Millis
 from node.chain import Chain
 from node.mempool import Mempool
+from workloads.base import WorkloadError, get_workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,30 @@ def load_definition(state: State, task_id: Hash32) -> TaskDefinition | None:
         tuple(batch for c in contributions for batch in c.training),
         tuple(batch for c in contributions for batch in c.validation),
     )
+
+
+def check_definition(definition: TaskDefinition) -> None:
+    """Refuse a task that this node can't serve, before a byte of its blobs is fetched.
+
+    Raises: WorkloadError naming the field.
+    """
+    draft = definition.draft
+    if draft.clipping != "per-patch":
+        raise WorkloadError(f"clipping: {draft.clipping!r} needs a custody of several members; not built yet")
+    workload = get_workload(draft.kind)
+    workload.check_model(draft.preset, draft.model, draft.parameters, draft.weight_box)
+    sizes, slots = workload.get_sizes(draft.preset, draft.model), workload.get_slots(draft.preset)
+    expected = [
+        ("public_key", draft.public_key, sizes.public_key),
+        ("relin_keys", draft.relin_keys, sizes.relin_keys),
+    ]
+    expected += [("training batch", batch.blob, sizes.training_batch) for batch in definition.training]
+    expected += [("validation batch", batch.blob, sizes.validation_batch) for batch in definition.validation]
+    for name, blob, length in expected:
+        if blob.length != length:
+            raise WorkloadError(f"{name}: {blob.length} bytes, one of this model has {length}")
+    if any(batch.patches > slots for batch in (*definition.training, *definition.validation)):
+        raise WorkloadError(f"patches: a batch of this preset has at most {slots}")
 
 
 def compute_tip(chain: Chain, mempool: Mempool, task_id: Hash32, now: Millis) -> TaskTip | None:

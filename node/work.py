@@ -152,6 +152,8 @@ class WorkService:
         self._blobs = blobs
         self.verdicts = verdicts
         self.pool = WorkerPool(workers)
+        # Verifying never waits behind mining: a block hangs on it.
+        self._verifiers = WorkerPool(1)
         self._running: dict[LossCheck, asyncio.Task[WorkVerdict]] = {}
 
     async def compute_verdict(self, definition: TaskDefinition, check: LossCheck) -> WorkVerdict:
@@ -183,7 +185,7 @@ class WorkService:
         return list(
             await asyncio.gather(
                 *(
-                    self.pool.run(
+                    self._verifiers.run(
                         workload.run_loss,
                         base.LossJob(
                             draft.preset, draft.model, weights, keys, self.get_path(batch.blob.root)
@@ -245,6 +247,7 @@ class WorkService:
         for task in self._running.values():
             task.cancel()
         self.pool.close()
+        self._verifiers.close()
 
 
 def _get_verdict_key(task: Hash32, step: int, weights: Hash32) -> bytes:

@@ -51,7 +51,6 @@ def run_gradient(params: CkksParams, spec: FusionSpec, job: GradientJob) -> int:
     bundle = _refuse(
         "gradient",
         lambda: compute_gradient_bundle(
-            # The node ran the gate when the blob came; its hash has protected it since.
             get_context(params, job.relin_keys),
             spec.circuit,
             job.weights,
@@ -73,7 +72,7 @@ def run_loss(params: CkksParams, spec: FusionSpec, job: LossJob) -> bytes:
     return _refuse(
         "loss",
         lambda: compute_loss_ciphertext(
-            get_context(params, job.relin_keys), spec.circuit, job.weights, job.batch, checked=True
+            get_context(params, job.relin_keys), spec.circuit, job.weights, job.batch
         ),
     )
 

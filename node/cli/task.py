@@ -275,7 +275,7 @@ def publish(
     ] = 0.5,
     loss_every: Annotated[int, typer.Option(help="Open the loss every so many steps", min=1)] = 5,
     batch_fee: Annotated[int, typer.Option(help="Fee a credited batch, smallest units", min=0)] = 1,
-    bond: Annotated[int, typer.Option(help="Lost on equivocation, smallest units", min=0)] = 1000,
+    bond: Annotated[int, typer.Option(help="Bond, returned at the task's end, smallest units", min=0)] = 1000,
     deadline_hours: Annotated[float, typer.Option(help="Hours until the task may be expired", min=0.01)] = 24,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and order of batches", min=0)] = 0,
     config: ConfigOption = None,

@@ -331,7 +331,8 @@ def get_clear(validation: bool) -> np.ndarray:
         ("constant", "constant"),
         ("unused", "slots"),
         ("sort", "expected a training"),
-        ("key", "inputs"),
+        ("key", "imaginary"),
+        ("imaginary", "imaginary"),
         ("length", "length"),
     ],
 )
@@ -357,11 +358,16 @@ def test_a_dishonest_batch_is_refused(setting: Setting, change: str, message: st
     elif change == "unused":
         patches -= 1
     batch = encrypt_batch(setting.private.public, SPEC.circuit, inputs, plane, constant)
-    if change == "key":
+    if change in ("key", "imaginary"):
         # Pixels that carry the key: a rotation of the secret is added to an honest ciphertext.
+        # X^(N/2) is i in every slot: a part of the pixel that a real decryption never shows.
+        half = PARAMS.ring // 2
+        component, position, size = (1, 0, 2**20) if change == "key" else (0, half, 2**28)
+        polynomial = [0] * PARAMS.ring
+        polynomial[position] = size
         words = np.frombuffer(batch, "<u8", 2 * 4 * PARAMS.ring, 64).reshape(2, 4, PARAMS.ring)
         residues = words.astype(object)
-        residues[1] += get_rows([2**20] + [0] * (PARAMS.ring - 1), 4)
+        residues[component] += get_rows(polynomial, 4)
         primes = np.array(PARAMS.primes[:4], dtype=object)[None, :, None]
         data = (residues % primes).astype("<u8").tobytes()
         batch = batch[:64] + data + batch[64 + len(data) :]

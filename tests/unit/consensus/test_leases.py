@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from consensus.crypto import hash_domain
-from consensus.leases import compute_leases, get_lease_holder
-from consensus.types import Address, Hash32, Millis
+from consensus.leases import compute_leases
+from consensus.types import Address, Hash32
 
 TASK = hash_domain("test", b"task")
 MINERS = [Address(bytes([i]) * 32) for i in range(5)]
@@ -31,10 +31,3 @@ def test_order_of_miners_does_not_matter_but_task_and_step_do() -> None:
 
 def test_nobody_to_lease_to() -> None:
     assert compute_leases(TASK, 0, (4, 2), ()) == {4: (), 2: ()}
-    assert get_lease_holder((), Millis(0), Millis(5), 10) is None
-
-
-def test_a_lease_passes_on_and_round() -> None:
-    order = MINERS[:3]
-    holders = [get_lease_holder(order, Millis(100), Millis(now), 10) for now in (90, 100, 109, 110, 125, 130)]
-    assert holders == [order[0], order[0], order[0], order[1], order[2], order[0]]
