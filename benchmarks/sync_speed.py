@@ -41,11 +41,11 @@ def get_cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def build_testnet(directory: Path, base_port: int, blocks: int) -> Testnet:
-    """Two nodes of a chain founded so long ago that none of the blocks lies in the future."""
-    testnet = init_testnet(directory, 2, 0, base_port=base_port)
+def build_testnet(directory: Path, base_port: int, nodes: int, blocks: int) -> Testnet:
+    """A chain founded so long ago that none of so many blocks lies in the future; payers have accounts."""
+    testnet = init_testnet(directory, nodes, 0, base_port=base_port)
     genesis = load_genesis(directory / "genesis.json")
-    past = (blocks + 100) * (genesis.params.idle_ms + 2 * genesis.params.slot_ms)
+    past = (blocks + 100) * (genesis.params.idle_ms + nodes * genesis.params.slot_ms)
     genesis = replace(
         genesis,
         time=Millis(genesis.time - past),
@@ -94,7 +94,7 @@ class _Watch:
 
 def measure(directory: Path, base_port: int, blocks: int) -> tuple[float, float, float]:
     """Seconds from the follower's first answer to the server's head, from its start, and of its processor."""
-    testnet = build_testnet(directory, base_port, blocks)
+    testnet = build_testnet(directory, base_port, 2, blocks)
     write_chain(testnet, blocks, TRANSFERS_PER_BLOCK)
     serving, following = testnet.nodes
     try:
