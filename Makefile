@@ -6,6 +6,9 @@ BIN    := $(VENV)/bin
 # Numerics run in worker processes, one a core; threads inside them would only fight.
 export OMP_NUM_THREADS ?= 1
 
+# Tests of one file share their keys and testnets, so files are what is spread over the cores.
+PARALLEL ?= -n auto --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format bench results compose-test lock clean
 
@@ -19,10 +22,10 @@ demo: setup  ## A testnet of four processes mines an encrypted task to its last 
 	$(BIN)/python -m benchmarks.demo $(ARGS)
 
 test: setup  ## Every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-slow: setup  ## The slow tests: full ring size, many steps
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
 lint: setup  ## Style, types, import rules
 	$(BIN)/ruff check .
