@@ -43,7 +43,7 @@ PROFILE = {
         "min_block_ms": 100,
         "idle_ms": 300,
         "slot_ms": 800,
-        "rank_ms": 800,
+        "rank_ms": 2_000,
         "lease_ms": 6_000,
         "confirm_depth": 1,
     },
