@@ -55,7 +55,7 @@ def run_encrypted_step(setting: Setting) -> tuple[list[Figure], float]:
     """The figures of `encrypted_step`, and the processor seconds of one batch."""
     directory = setting.directory / "step"
     directory.mkdir()
-    found = encrypted_step.run(PRESET, 2 if setting.quick else 5, directory)
+    found = encrypted_step.run(PRESET, 1 if setting.quick else 3, directory)
 
     def number(name: str) -> float:
         return float(cast(float, found[name]))
@@ -157,8 +157,8 @@ smaller samples, `ARGS="--only chain sync"` some of the parts, `ARGS=--write` re
 - **Latency** (`benchmarks/latency.py`): four node processes on one machine; from the beginning of the
   submission at one of them until the last of them answers by REST that it has the transaction, looked at
   every 4 ms.
-- **Leases** (`benchmarks/lease_scaling.py`): *simulated* is the real miner's loop, presence, leases and claims
-  on a simulated clock, each batch taking the processor seconds measured above; openings and the network
+- **Leases** (`benchmarks/lease_scaling.py`): *simulated* is the real miner's loop, presence, leases and
+  claims on a simulated clock, each batch taking the processor seconds measured above; openings and network
   cost nothing there. A miner computes one batch at a time, so three miners are no faster than two at four
   batches. *Measured* is a real testnet of full-size batches on this machine: one miner first, then a second
   one joins; the median step with checks and opening by the custody, which shares the same cores. On a

@@ -46,10 +46,13 @@ from node.ledger.store import KeyValueStore
 from node.mempool import Mempool
 from node.validator import Recomputer
 from node.work import VerdictBook, WorkService
+from workloads.fusion import WORKLOAD, FusionSpec
 
-PARAMETERS = 112
-"""Weights of the default network: 6x6 patches, 4 channels."""
-SLOTS = 8192
+PRESET = "ckks-16384-60x5"
+MODEL = FusionSpec()
+"""The default network: 6x6 patches, 4 channels, hence 112 weights."""
+SIZES = WORKLOAD.get_sizes(PRESET, MODEL.encode())
+SLOTS = WORKLOAD.get_slots(PRESET)
 START = Millis(1_700_000_000_000)
 
 CUSTODY = SigningKey(b"c" * 32)
@@ -203,7 +206,7 @@ class TaskPlan:
     """Step s + 1 is to meet rung s."""
 
 
-def build_blob(name: str, length: int = 1_000) -> BlobRef:
+def build_blob(name: str, length: int) -> BlobRef:
     return BlobRef(hash_domain("bench", name.encode()), length)
 
 
@@ -212,12 +215,12 @@ def build_draft(plan: TaskPlan, statement: str = "none") -> Draft:
         kind="fusion-training",
         title="bench",
         salt=bytes(16),
-        preset="ckks-16384-60x5",
-        model=b"model",
-        parameters=PARAMETERS,
+        preset=PRESET,
+        model=MODEL.encode(),
+        parameters=MODEL.parameters,
         weight_box=4 << 20,
-        public_key=build_blob("public key"),
-        relin_keys=build_blob("relin keys"),
+        public_key=build_blob("public key", SIZES.public_key),
+        relin_keys=build_blob("relin keys", SIZES.relin_keys),
         clipping="per-patch",
         gradient_scale_bits=20,
         gradient_clip=2**19,
@@ -241,8 +244,11 @@ def publish_task(source: Source, plan: TaskPlan) -> tuple[Hash32, list[bytes]]:
         MINERS[0],
         Contribute(
             name,
-            tuple(Batch(build_blob(f"training {number}"), SLOTS) for number in range(plan.batches)),
-            (Batch(build_blob("validation"), SLOTS),),
+            tuple(
+                Batch(build_blob(f"training {number}", SIZES.training_batch), SLOTS)
+                for number in range(plan.batches)
+            ),
+            (Batch(build_blob("validation", SIZES.validation_batch), SLOTS),),
             (*patients, PatientRange(plan.batches, True, 0, 0, SLOTS)),
         ),
     )
@@ -252,7 +258,7 @@ def publish_task(source: Source, plan: TaskPlan) -> tuple[Hash32, list[bytes]]:
         contributions=(compute_transaction_id(contribution),),
         order=tuple(range(plan.batches)),
         batches_per_step=plan.batches_per_step,
-        initial_weights=tuple(1_000 * number - 50_000 for number in range(PARAMETERS)),
+        initial_weights=tuple(1_000 * number - 50_000 for number in range(MODEL.parameters)),
         optimizer=Optimizer(40, (2**26,) * plan.steps),
         loss_schedule=tuple(range(plan.steps + 1)),
         ladder=tuple(Milestone(get_target(rung), Amount(1_000)) for rung in range(plan.rungs)),
@@ -284,7 +290,12 @@ def build_claims(chain_id: Hash32, task: Hash32, step: int, publication: Publish
     """One claim for each batch of the step, miners taking turns."""
     return tuple(
         sign_claim(
-            MINERS[at % len(MINERS)], chain_id, task, step, batch, build_blob(f"bundle {step} {batch}")
+            MINERS[at % len(MINERS)],
+            chain_id,
+            task,
+            step,
+            batch,
+            build_blob(f"bundle {step} {batch}", SIZES.bundle),
         )
         for at, batch in enumerate(get_step_batches(publication, step))
     )
@@ -292,7 +303,7 @@ def build_claims(chain_id: Hash32, task: Hash32, step: int, publication: Publish
 
 def build_gradient(task: Hash32, state: TaskState, claims: tuple[Claim, ...]) -> OpenGradient:
     """An opening of the right size for the task's current step."""
-    numbers = tuple((-1) ** number * (10_000_000 + 7 * number) for number in range(PARAMETERS))
+    numbers = tuple((-1) ** number * (10_000_000 + 7 * number) for number in range(MODEL.parameters))
     return OpenGradient(
         task, state.step, state.previous, compute_weights_digest(state.weights), claims, numbers
     )
