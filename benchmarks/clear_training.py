@@ -25,8 +25,8 @@ from fusion_model.gradients import (
     fold_output_bias,
 )
 from fusion_model.importers.png import import_manifest
+from fusion_model.initial import build_initial_weights
 from fusion_model.metrics import FusionMetrics, compute_mean_metrics, compute_metrics
-from fusion_model.model import build_initial_weights
 from fusion_model.pairs import ImagePair, split_by_patient
 from fusion_model.patches import extract_patches
 from fusion_model.phantom import build_phantoms

@@ -6,19 +6,21 @@ validation; two more patients are seen by nobody before the metrics. `--write` r
 """
 
 import argparse
+import multiprocessing
 import os
 import platform
 import secrets
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from rich.table import Table
 
 from benchmarks.demo import check_run, print_run
 from benchmarks.testbed import Contributor, Recipe, Run, Testbed, TestbedError, console, get_cores
-from benchmarks.twin import run_twin
+from benchmarks.twin import collect_twin
 from consensus.task import Draft, PublishTask
 from consensus.types import Hash32
 from fusion_model.train import TrainingStep
@@ -61,12 +63,11 @@ def run_task_twin(client: SyncClient, transaction: str, recipe: Recipe, last: in
     publication = build_core(PublishTask, found)
     draft = build_core(Draft, client.call(client.api.get_draft(Hash32(publication.draft).hex())).draft)
     contributions = [(c.source, c.validation_patients) for c in recipe.contributors]
-    steps = []
-    for step in run_twin(draft, publication, contributions, secrets.token_bytes(32)):
-        steps.append(step)
-        if step.step == last:
-            break
-    return steps
+    # In a process of its own: the twin's data come by way of the encryption library, which must not
+    # share a process with torch (see workloads/imaging.py).
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        job = pool.submit(collect_twin, draft, publication, contributions, secrets.token_bytes(32), last)
+        return job.result()
 
 
 def print_losses(run: Run, twin: Sequence[TrainingStep]) -> list[tuple[int, float, float]]:

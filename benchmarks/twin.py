@@ -6,7 +6,6 @@ from functools import partial
 from consensus.optimizer import apply_opening
 from consensus.task import Draft, PublishTask
 from fusion_model.train import Clipping, TrainingStep, build_training_batch, train_twin
-from workloads.encryption import ContributionPlan, build_clear_batches
 from workloads.fusion import WORKLOAD, FusionSpec
 from workloads.imaging import PairSource, choose_validation_patients, load_pairs
 from workloads.noise import draw_gaussian
@@ -25,6 +24,8 @@ def run_twin(
 
     The noise has the task's strength but draws of its own: the custody's are bound to the exact sums.
     """
+    from workloads.encryption import ContributionPlan, build_clear_batches
+
     spec = FusionSpec.decode(draft.model)
     slots = WORKLOAD.get_slots(draft.preset)
     training, validation = [], []
@@ -51,3 +52,19 @@ def run_twin(
         loss_schedule=publication.loss_schedule,
         order=publication.order,
     )
+
+
+def collect_twin(
+    draft: Draft,
+    publication: PublishTask,
+    contributions: Sequence[tuple[PairSource, int]],
+    noise_secret: bytes,
+    last: int,
+) -> list[TrainingStep]:
+    """`run_twin` up to step `last`."""
+    steps = []
+    for step in run_twin(draft, publication, contributions, noise_secret):
+        steps.append(step)
+        if step.step == last:
+            break
+    return steps

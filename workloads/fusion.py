@@ -171,7 +171,7 @@ class FusionTraining:
         return self.get_params(preset).slots
 
     def build_initial_weights(self, model: bytes, seed: int) -> tuple[int, ...]:
-        from fusion_model.model import build_initial_weights
+        from fusion_model.initial import build_initial_weights
 
         return build_initial_weights(FusionSpec.decode(model).network, seed)
 

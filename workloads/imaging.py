@@ -1,28 +1,24 @@
-"""Images by file name, for commands: import pairs, encrypt them for a draft, fuse, evaluate."""
+"""Images by file name, for commands: import pairs, encrypt them for a draft, fuse, evaluate.
+
+Encryption and torch are imported by the calls that need them, and no call needs both: a process that
+loads the two libraries together can be aborted by their destructors when it ends.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from fusion_model.baselines import fuse_average, fuse_laplacian, fuse_maximum
-from fusion_model.fuse import convert_to_bytes, fuse_pair, fuse_planes, save_fusion_figure
 from fusion_model.importers.png import ImportRefusedError, import_folders, import_manifest, import_pair
-from fusion_model.metrics import FusionMetrics, compute_mean_metrics, compute_metrics
 from fusion_model.pairs import ImagePair
 from fusion_model.phantom import build_phantoms
-from he.context import PublicContext
-from he.errors import HeError
-from he.keys import PublicKey
 from workloads.base import WorkloadError
-from workloads.encryption import (
-    ContributionPlan,
-    EncryptedContribution,
-    ProgressHook,
-    encrypt_contribution,
-)
 from workloads.fusion import WORKLOAD, FusionSpec
+
+if TYPE_CHECKING:
+    from workloads.encryption import ContributionPlan, EncryptedContribution, ProgressHook
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +75,19 @@ def encrypt_pairs(
     model: bytes,
     public_key: Path,
     pairs: Sequence[ImagePair],
-    plan: ContributionPlan,
+    plan: "ContributionPlan",
     directory: Path,
-    progress: ProgressHook | None = None,
-) -> EncryptedContribution:
+    progress: "ProgressHook | None" = None,
+) -> "EncryptedContribution":
     """Encrypted batches under a draft's public key, written to `directory`.
 
     Raises WorkloadError if the key is not one of this preset, or the plan can't be met.
     """
+    from he.context import PublicContext
+    from he.errors import HeError
+    from he.keys import PublicKey
+    from workloads.encryption import encrypt_contribution
+
     params = WORKLOAD.get_params(preset)
     try:
         context = PublicContext(params, public_key=PublicKey.decode(params, public_key))
@@ -104,6 +105,8 @@ def fuse_files(
     figure: Path | None = None,
 ) -> tuple[int, int]:
     """Writes the fused PNG, and a figure of it beside its sources; returns (width, height)."""
+    from fusion_model.fuse import fuse_pair, save_fusion_figure
+
     network = FusionSpec.decode(model).network
     try:
         pair = import_pair(first, second, first.stem, 0)
@@ -120,6 +123,10 @@ def evaluate_pairs(
     model: bytes, weights: Sequence[int], pairs: Sequence[ImagePair]
 ) -> dict[str, dict[str, float]]:
     """Mean metrics of the model and of the methods to beat, by method and metric."""
+    from fusion_model.baselines import fuse_average, fuse_laplacian, fuse_maximum
+    from fusion_model.fuse import convert_to_bytes, fuse_planes
+    from fusion_model.metrics import FusionMetrics, compute_mean_metrics, compute_metrics
+
     network = FusionSpec.decode(model).network
     results: dict[str, list[FusionMetrics]] = {"model": [], "average": [], "maximum": [], "laplacian": []}
     for pair in pairs:

@@ -16,8 +16,9 @@ from fusion_model.gradients import (
     fold_output_bias,
     split_weights,
 )
+from fusion_model.initial import build_initial_weights
 from fusion_model.losses import build_loss_target, compute_full_losses
-from fusion_model.model import PolynomialFusion, build_initial_weights
+from fusion_model.model import PolynomialFusion
 from fusion_model.targets import FusionTargets, build_targets
 
 CONFIGS = [

@@ -10,7 +10,8 @@ from PIL import Image
 from fusion_model.config import NetworkConfig
 from fusion_model.fuse import build_figure, fuse_pair, fuse_planes, recolour, save_fusion_figure
 from fusion_model.gradients import compute_output_bias, convert_weights
-from fusion_model.model import PolynomialFusion, build_initial_weights
+from fusion_model.initial import build_initial_weights
+from fusion_model.model import PolynomialFusion
 from fusion_model.pairs import ImagePair
 from fusion_model.phantom import build_phantoms
 

@@ -9,7 +9,7 @@ from benchmarks.clear_training import SHIFT, WEIGHT_BOX, Data, Settings, compute
 from consensus.optimizer import apply_opening
 from fusion_model.config import NetworkConfig
 from fusion_model.gradients import compute_patch_gradients, convert_weights, fold_output_bias
-from fusion_model.model import build_initial_weights
+from fusion_model.initial import build_initial_weights
 from fusion_model.patches import extract_patches
 from fusion_model.phantom import build_phantoms
 from fusion_model.train import (
