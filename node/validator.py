@@ -20,6 +20,8 @@ from workloads.base import WorkloadError
 logger = logging.getLogger(__name__)
 
 POLL_S = 2.0
+RETRY_S = 10.0
+"""After which a loss is tried again whose blobs no peer could give."""
 EXPIRE_GRACE_MS = 30_000
 
 
@@ -107,14 +109,22 @@ class Recomputer:
     async def run(self) -> None:
         """Until cancelled."""
         self._catch_up()
-        while True:
-            check, opened = await self._queue.get()
-            try:
-                await self._recompute(check, opened)
-            except (BlobError, WorkloadError, MissingBlob) as error:
-                logger.warning("loss at step %d can't be recomputed yet: %s", check.step, error)
-            finally:
-                self._queued.discard(check)
+        async with asyncio.TaskGroup() as retries:
+            while True:
+                check, opened = await self._queue.get()
+                try:
+                    await self._recompute(check, opened)
+                except (BlobError, MissingBlob) as error:
+                    logger.warning("loss at step %d can't be recomputed yet: %s", check.step, error)
+                    retries.create_task(self._request_later(check, opened))
+                except WorkloadError as error:
+                    logger.error("loss at step %d can't be recomputed: %s", check.step, error)
+                finally:
+                    self._queued.discard(check)
+
+    async def _request_later(self, check: LossCheck, opened: Hash32 | None) -> None:
+        await self._core.clock.sleep(RETRY_S)
+        self.request(check, opened)
 
     def _catch_up(self) -> None:
         """What a crash may have left undone between storing a block and following it."""
