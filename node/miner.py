@@ -60,7 +60,9 @@ class Miner:
         if now < self._announced_at + PRESENCE_S * 1000:
             return
         self._announced_at = now
-        for task_id in core.get_open_tasks():
+        open_tasks = core.get_open_tasks()
+        self._forget_closed(open_tasks)
+        for task_id in open_tasks:
             presence = sign_presence(core.key, core.chain.chain_id, task_id, now)
             core.add_presence(presence)
         for claim in self._own.values():
@@ -140,14 +142,23 @@ class Miner:
     def _forget_before(self, task_id: Hash32, step: int) -> None:
         """Bundles may be dropped once their step is opened (DESIGN 3.5)."""
         core = self._core
-        for key, claim in list(self._own.items()):
-            if key[0] == task_id and key[1] < step:
-                del self._own[key]
-                core.chain.ledger.delete_record(_get_claim_key(claim))
-                core.blobs.remove(claim.bundle.root)
+        for claim in list(self._own.values()):
+            if claim.task == task_id and claim.step < step:
+                self._forget(claim)
         for position in [p for p in self._step_seen if p[0] == task_id and p[1] < step]:
             del self._step_seen[position]
         core.claims.drop_before(task_id, step)
+
+    def _forget_closed(self, open_tasks: list[Hash32]) -> None:
+        """The bundles of a task's last step go when the task does."""
+        for claim in list(self._own.values()):
+            if claim.task not in open_tasks:
+                self._forget(claim)
+
+    def _forget(self, claim: Claim) -> None:
+        del self._own[claim.task, claim.step, claim.batch]
+        self._core.chain.ledger.delete_record(_get_claim_key(claim))
+        self._core.blobs.remove(claim.bundle.root)
 
     def _load_claims(self) -> None:
         """Claims made before a restart stand: their bundles are still in the blob store."""

@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from consensus.crypto import SigningKey, hash_domain
 from consensus.state import TaskStatus
 from consensus.task import BlobRef, OpenGradient
 from node.claims import compute_claim_id
+from node.gossip.limits import Fault
 from node.miner import Miner
 from tests.integration.material import BATCHES, PRESET, REWARD, SPEC, Material
 from tests.integration.rig import MAX_BALANCE, Mallory, Rig, wait_until
@@ -79,10 +81,14 @@ async def test_claims_for_something_else_are_not_kept(rig: Rig, mallory: Mallory
     ]
     for number, claim in enumerate(forged, start=1):
         mallory.claim(claim)
-        before = 30 * number - 15
-        await wait_until(lambda before=before: mallory.get_score() > before, "the forged claim is blamed")
+        least = Fault.INVALID_OBJECT.points * number - 15
+        await wait_until(partial(is_blamed, mallory, least), "the forged claim is blamed")
         assert core.claims.get(compute_claim_id(claim)) is None
     assert not mallory.is_banned()
+
+
+def is_blamed(mallory: Mallory, least: float) -> bool:
+    return mallory.get_score() > least
 
 
 async def test_a_miner_has_one_claim_for_a_batch(rig: Rig, mallory: Mallory) -> None:
@@ -95,6 +101,12 @@ async def test_a_miner_has_one_claim_for_a_batch(rig: Rig, mallory: Mallory) -> 
     other_id = mallory.claim(other)
     await wait_until(lambda: core.claims.get(other_id) is not None, "a later claim is kept")
     assert core.claims.get_for(rig.task, 0, 2) == first
+
+
+def has_bundles(rig: Rig) -> bool:
+    """Whether the hospital still keeps bundles that it mined."""
+    size = WORKLOAD.get_sizes(PRESET, SPEC.encode()).bundle
+    return any(ref.length == size for ref in rig.nodes["node2"].core.blobs.get_refs())
 
 
 async def test_wrong_bundles_earn_nothing_and_the_honest_miner_is_credited(
@@ -119,6 +131,7 @@ async def test_wrong_bundles_earn_nothing_and_the_honest_miner_is_credited(
     miner = asyncio.create_task(Miner(hospital, 1, tmp_path / "scratch").run())
     try:
         await wait_until(lambda: rig.get_task().status is TaskStatus.COMPLETE, "the task completes")
+        await wait_until(lambda: not has_bundles(rig), "the miner drops its last bundles")
     finally:
         miner.cancel()
         await asyncio.gather(miner, return_exceptions=True)
