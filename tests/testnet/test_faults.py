@@ -22,6 +22,8 @@ from tests.testnet.fleet import Fleet, Recipe, poll
 
 SLOW = Recipe(("0.033:300", "0.022:300", "0.010:300"), loss_every=2)
 """Six steps or a few more."""
+SHORT = Recipe(("0.033:300", "0.024:300", "0.017:300"), loss_every=2, learning_rate=0.03)
+"""About four steps."""
 OPENINGS = {"open-gradient", "open-loss"}
 Opened = dict[tuple[str, int], str]
 """Transaction ids by kind and step."""
@@ -72,11 +74,12 @@ def check_paid_once(fleet: Fleet, task: str, before: dict[str, int]) -> None:
 
 def test_a_killed_miners_leases_pass_on(fleet: Fleet) -> None:
     before = fleet.count_money("node4")
-    task = fleet.publish(SLOW)
+    task = fleet.publish(SHORT)
     fleet.wait_step(task, 1)
     fleet.kill("node2")  # it begins, or has begun, to compute a batch of the next step
-    killed_at = fleet.get_task("node4", task).step
-    found = fleet.wait_complete(task)
+    killed_at = fleet.get_summary("node4", task).step
+    fleet.wait_complete(task)
+    found = fleet.get_task("node4", task)
     assert found.gradient_openings.spent > killed_at + 1
     survivor = fleet.get_address("node3")
     for opening in fleet.get_openings("node4", task):
@@ -96,7 +99,7 @@ def _when_an_opening_is_pending(fleet: Fleet, task: str) -> None:
 
 def _when_a_step_begins(fleet: Fleet, task: str) -> None:
     """Bundles are being computed, claimed and checked."""
-    fleet.wait_step(task, fleet.get_task("node4", task).step + 1)
+    fleet.wait_step(task, fleet.get_summary("node4", task).step + 1)
 
 
 def _some_time_later(fleet: Fleet, task: str) -> None:
@@ -171,12 +174,12 @@ def test_a_node_killed_as_blocks_arrive_reopens_consistent_and_catches_up(fleet:
 def test_everything_restarts_and_continues(fleet: Fleet) -> None:
     """All nodes stopped in order, later all killed at once, in the middle of a task."""
     before = fleet.count_money("node4")
-    task = fleet.publish(SLOW)
+    task = fleet.publish(SHORT)
     for how in (lambda: fleet.down(*NAMES), lambda: fleet.kill(*NAMES)):
-        fleet.wait_step(task, fleet.get_task("node4", task).step + 1)
+        fleet.wait_step(task, fleet.get_summary("node4", task).step + 1)
         openings = read_chain_openings(fleet, task)
         blocks = fleet.get_head_chain("node4")[:-1]
-        how()
+        how()  # type: ignore[no-untyped-call]
         assert not any(get_pid(fleet.testnet.get_directory(name)) for name in NAMES)
         for name in NAMES:
             assert fleet.check_ledger(name) >= len(blocks) - 1
