@@ -51,11 +51,7 @@ def run_gradient(params: CkksParams, spec: FusionSpec, job: GradientJob) -> int:
     bundle = _refuse(
         "gradient",
         lambda: compute_gradient_bundle(
-            get_context(params, job.relin_keys),
-            spec.circuit,
-            job.weights,
-            job.batch,
-            checked=True,
+            get_context(params, job.relin_keys), spec.circuit, job.weights, job.batch
         ),
     )
     partial = job.output.with_name(f"{job.output.name}.{os.getpid()}.part")

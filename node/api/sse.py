@@ -92,7 +92,8 @@ async def _stream(
     with request.app[VIEW].events.subscribe(after) as subscription:
         while True:
             try:
-                gap, events = await asyncio.wait_for(subscription.read(), HEARTBEAT_S)
+                async with asyncio.timeout(HEARTBEAT_S):
+                    gap, events = await subscription.read()
             except TimeoutError:
                 await response.write(b": alive\n\n")
                 continue

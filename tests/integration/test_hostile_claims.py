@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ async def mallory(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> AsyncIt
 
 def compute_bundle(material: Material, batch: int, output: Path) -> None:
     """The canonical bundle of a batch at the initial weights."""
-    keys = KeyFile(b"relin", material.relin_keys)
+    # Workers keep a loaded key under its root, so another key must have another.
+    keys = KeyFile(sha256(material.relin_keys.read_bytes()).digest(), material.relin_keys)
     path = material.training[batch][0]
     WORKLOAD.run_gradient(GradientJob(PRESET, material.model, material.weights, keys, path, output))
 
