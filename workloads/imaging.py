@@ -1,7 +1,7 @@
 """Images by file name, for commands: import pairs, encrypt them for a draft, fuse, evaluate.
 
-Encryption and torch are imported by the calls that need them, and no call needs both: a process that
-loads the two libraries together can be aborted by their destructors when it ends.
+Encryption and torch are imported by the calls that need them, and no call needs both: processes that
+had loaded the two libraries were seen to abort now and then as they ended. The cause is not known.
 """
 
 from collections.abc import Sequence
