@@ -4,6 +4,7 @@ import gc
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -449,3 +450,19 @@ def test_secrets_stay_where_they_are(setting: Setting) -> None:
 def test_patches_encrypt_without_any_secret(setting: Setting) -> None:
     batch = encrypt_patches(setting.private.public, SPEC, get_clear(False), False)
     assert prepare_batch(setting.private, SPEC, batch, 100, validation=False).patches == 100
+
+
+def test_only_what_the_custody_recomputed_counts_beyond_the_tolerance(setting: Setting) -> None:
+    """A bundle of other weights stands for an honest one whose error is larger than any measured."""
+    custodian = SingleCustodian(setting.directory / "keys", WORKLOAD)
+    prepared, bundle = setting.directory / "prepared-far", setting.directory / "bundle-far"
+    custodian.run_prepare(PrepareJob(PRESET, MODEL, setting.training[0], 2000, False, prepared))
+    moved = (WEIGHTS[0] + 2**14, *WEIGHTS[1:])
+    WORKLOAD.run_gradient(GradientJob(PRESET, MODEL, moved, setting.keys, setting.training[0], bundle))
+    claimed = BundleJob(PRESET, MODEL, WEIGHTS, prepared, bundle, CLIP, BITS)
+    refused = custodian.run_bundle(claimed)
+    assert not refused.report.accepted
+    assert refused.sums is None
+    recomputed = custodian.run_bundle(replace(claimed, recomputed=True))
+    assert not recomputed.report.accepted
+    assert recomputed.sums is not None
