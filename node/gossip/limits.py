@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from node.gossip.messages import Route
+from node.gossip.messages import ROUTES, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +17,7 @@ class Rate:
 
 
 def _build_default_rates() -> Mapping[Route, Rate]:
-    return {
-        Route.STATUS: Rate(20, 60),
-        Route.ANNOUNCE: Rate(400, 1_000),
-        Route.OBJECTS: Rate(200, 600),
-        Route.HASHES: Rate(50, 200),
-        Route.MANIFEST: Rate(200, 600),
-        Route.CHUNK: Rate(400, 1_000),
-    }
+    return {route: Rate(limits.per_s, limits.burst) for route, limits in ROUTES.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Protocol
 from consensus.types import Hash32
 from node.clock import Clock
 from node.gossip.messages import (
-    MAX_REPLY_BYTES,
     PROTOCOL_VERSION,
+    ROUTES,
     Announcement,
     Hello,
     Message,
@@ -24,8 +24,6 @@ from node.gossip.transport import IdentifiedReply, Status, Transport, TransportE
 from node.tls import PeerIdentity
 
 logger = logging.getLogger(__name__)
-
-SMALL_REPLY_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +155,7 @@ class Link:
 
     async def _greet(self) -> bool:
         sent = self._clock.monotonic()
-        reply = await self._exchange(Route.STATUS, self._owner.build_hello(), SMALL_REPLY_BYTES)
+        reply = await self._exchange(Route.STATUS, self._owner.build_hello())
         hello = decode_message(Hello, reply.body)
         elapsed = max(0.0, self._clock.monotonic() - sent)
         self.latency_s = elapsed if self.latency_s is None else 0.8 * self.latency_s + 0.2 * elapsed
@@ -203,7 +201,7 @@ class Link:
                 if announcement is None:
                     break
                 try:
-                    await self._exchange(Route.ANNOUNCE, announcement, SMALL_REPLY_BYTES)
+                    await self._exchange(Route.ANNOUNCE, announcement)
                 except Refused as error:
                     if error.status is not Status.BUSY:
                         logger.debug("%s refused an announcement: %s", self.node_id, error)
@@ -215,29 +213,23 @@ class Link:
                     self._set_down(str(error))
                     self.poke()
 
-    async def request(
-        self, route: Route, message: Message, *, max_reply: int = MAX_REPLY_BYTES
-    ) -> bytes | None:
+    async def request(self, route: Route, message: Message) -> bytes | None:
         """The body of the peer's reply; None if it does not have what was asked for.
 
         Raises `TransportError`; `Refused` where the peer answered otherwise.
         """
         try:
-            return (await self._exchange(route, message, max_reply)).body
+            return (await self._exchange(route, message)).body
         except Refused as error:
             if error.status is Status.NOT_FOUND:
                 return None
             raise
 
-    async def _exchange(self, route: Route, message: Message, max_reply: int) -> IdentifiedReply:
-        body = encode_message(message)
-        timeout_s = (
-            self._times.bulk_timeout_s
-            if route in (Route.CHUNK, Route.OBJECTS)
-            else self._times.request_timeout_s
-        )
+    async def _exchange(self, route: Route, message: Message) -> IdentifiedReply:
+        body, limits, times = encode_message(message), ROUTES[route], self._times
+        timeout_s = times.bulk_timeout_s if limits.is_bulk else times.request_timeout_s
         reply = await self._transport.request(
-            self.address, route, body, max_reply=max_reply, timeout_s=timeout_s
+            self.address, route, body, max_reply=limits.reply_bytes, timeout_s=timeout_s
         )
         traffic = self._owner.get_traffic(reply.peer.node_id)
         traffic.sent[route] += len(body)

@@ -1,10 +1,16 @@
-"""What peers say to each other: canonical msgpack, decoded by expected type and bounded in every length."""
+"""What peers say to each other: canonical msgpack, decoded by expected type and bounded in every length.
 
+A new kind of request is a member of `Route` with its line in `ROUTES`, its messages in `Message` with their
+bounds in `_check_limits`, and a case in `PeerServer`.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 from consensus.codec import CodecError, decode, encode
+from consensus.crypto import CHUNK_BYTES
 from consensus.types import Hash32, Height
 
 PROTOCOL_VERSION = 1
@@ -20,6 +26,9 @@ MAX_OBJECT_BYTES = 4 * 1024 * 1024 + 64 * 1024
 """Largest object: a block of the largest body with its header."""
 MAX_REPLY_BYTES = MAX_OBJECT_BYTES + 64 * 1024
 MAX_MANIFEST_BYTES = 64 * 1024
+MAX_ADDRESSES = 32
+"""Addresses in one reply to `PEERS`."""
+SMALL_REPLY_BYTES = 1024
 
 
 class MessageError(Exception):
@@ -44,6 +53,37 @@ class Route(StrEnum):
     HASHES = "hashes"
     MANIFEST = "manifest"
     CHUNK = "chunk"
+    PEERS = "peers"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLimits:
+    """What one request of a kind may weigh, and how many of them one peer may send."""
+
+    request_bytes: int
+    reply_bytes: int
+    per_s: float
+    """Requests of one peer over time..."""
+    burst: float
+    """...and at once."""
+    is_bulk: bool = False
+    """Replies of megabytes: they are given more time."""
+
+
+ROUTES: Mapping[Route, RouteLimits] = {
+    Route.STATUS: RouteLimits(1024, SMALL_REPLY_BYTES, 20, 60),
+    Route.ANNOUNCE: RouteLimits(
+        1024 + MAX_ANNOUNCED * (MAX_INLINE_BYTES + 64), SMALL_REPLY_BYTES, 400, 1_000
+    ),
+    Route.OBJECTS: RouteLimits(1024 + MAX_OBJECT_IDS * 34, MAX_REPLY_BYTES, 200, 600, is_bulk=True),
+    Route.HASHES: RouteLimits(256, 1024 + MAX_HASHES * 34, 50, 200),
+    Route.MANIFEST: RouteLimits(256, MAX_MANIFEST_BYTES, 200, 600),
+    Route.CHUNK: RouteLimits(256, CHUNK_BYTES, 400, 1_000, is_bulk=True),
+    Route.PEERS: RouteLimits(256, 1024 + MAX_ADDRESSES * (MAX_ADDRESS_LENGTH + 4), 0.1, 4),
+}
+"""The limits of every route: the one place where they are set."""
+
+MAX_REQUEST_BYTES: Mapping[Route, int] = {route: limits.request_bytes for route, limits in ROUTES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +170,18 @@ class ChunkRequest:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class PeersRequest:
+    chain_id: Hash32
+
+
+@dataclass(frozen=True, slots=True)
+class PeersReply:
+    """Addresses that the replying node has itself been linked at, in no order."""
+
+    addresses: tuple[str, ...]
+
+
 Message = (
     Hello
     | Announcement
@@ -139,18 +191,11 @@ Message = (
     | HashesReply
     | ManifestRequest
     | ChunkRequest
+    | PeersRequest
+    | PeersReply
 )
 
 T = TypeVar("T", bound=Message)
-
-MAX_REQUEST_BYTES: dict[Route, int] = {
-    Route.STATUS: 1024,
-    Route.ANNOUNCE: 1024 + MAX_ANNOUNCED * (MAX_INLINE_BYTES + 64),
-    Route.OBJECTS: 1024 + MAX_OBJECT_IDS * 34,
-    Route.HASHES: 256,
-    Route.MANIFEST: 256,
-    Route.CHUNK: 256,
-}
 
 
 def encode_message(message: Message) -> bytes:
@@ -191,6 +236,10 @@ def _check_limits(message: Message) -> None:
         _check("hashes", len(message.hashes), MAX_HASHES)
     elif isinstance(message, ChunkRequest):
         _check("chunk index", message.index, MAX_MANIFEST_BYTES // 32)
+    elif isinstance(message, PeersReply):
+        _check("addresses", len(message.addresses), MAX_ADDRESSES)
+        for address in message.addresses:
+            _check("characters of an address", len(address), MAX_ADDRESS_LENGTH)
 
 
 def _check(what: str, found: int, most: int) -> None:

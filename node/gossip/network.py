@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from consensus.crypto import CHUNK_BYTES
 from consensus.gossip_rules import Outcome
 from consensus.types import Hash32, Height
 from node.blobs import BlobStore
@@ -16,7 +15,6 @@ from node.fetch import SourceError
 from node.gossip.limits import Fault, NetworkLimits
 from node.gossip.links import Link, LinkTimes, Traffic
 from node.gossip.messages import (
-    MAX_MANIFEST_BYTES,
     PROTOCOL_VERSION,
     Announcement,
     ChunkRequest,
@@ -317,6 +315,9 @@ class Network:
         elif hello.address and self._config.learn_peers and not is_learned:
             self._add_link(hello.address, peer.node_id)
 
+    def get_addresses(self) -> tuple[str, ...]:
+        return ()
+
     def perform(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
@@ -398,14 +399,14 @@ class PeerBlobSource:
     async def get_manifest(self, root: Hash32) -> bytes | None:
         request = ManifestRequest(self._chain_id, root)
         try:
-            return await self._link.request(Route.MANIFEST, request, max_reply=MAX_MANIFEST_BYTES)
+            return await self._link.request(Route.MANIFEST, request)
         except TransportError as error:
             raise SourceError(str(error)) from error
 
     async def get_chunk(self, root: Hash32, index: int) -> bytes | None:
         request = ChunkRequest(self._chain_id, root, index)
         try:
-            return await self._link.request(Route.CHUNK, request, max_reply=CHUNK_BYTES)
+            return await self._link.request(Route.CHUNK, request)
         except TransportError as error:
             raise SourceError(str(error)) from error
 

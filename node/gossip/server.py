@@ -24,6 +24,8 @@ from node.gossip.messages import (
     MessageError,
     ObjectsReply,
     ObjectsRequest,
+    PeersReply,
+    PeersRequest,
     PeerStatus,
     Route,
     decode_message,
@@ -68,6 +70,10 @@ class ServerOwner(Protocol):
     def identity(self) -> PeerIdentity: ...
 
     def build_hello(self) -> Hello: ...
+
+    def get_addresses(self) -> tuple[str, ...]:
+        """Addresses of peers, to tell another."""
+        ...
 
     def on_greeted(self, peer: PeerIdentity, hello: Hello) -> None: ...
 
@@ -148,6 +154,9 @@ class PeerServer:
                 return self._on_manifest(decode_message(ManifestRequest, body))
             case Route.CHUNK:
                 return await self._on_chunk(peer.node_id, decode_message(ChunkRequest, body))
+            case Route.PEERS:
+                self._check_chain(decode_message(PeersRequest, body).chain_id)
+                return Reply(Status.OK, encode_message(PeersReply(self._owner.get_addresses())))
 
     def _check_chain(self, chain_id: Hash32) -> None:
         if chain_id != self._gossip.chain_id:

@@ -21,6 +21,8 @@ from node.gossip.messages import (
     MessageError,
     ObjectsReply,
     ObjectsRequest,
+    PeersReply,
+    PeersRequest,
     PeerStatus,
     decode_message,
     encode_message,
@@ -46,6 +48,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(HashesReply, st.lists(hashes, max_size=5).map(tuple)),
     st.builds(ManifestRequest, hashes, hashes),
     st.builds(ChunkRequest, hashes, hashes, st.integers(0, 511)),
+    st.builds(PeersRequest, hashes),
+    st.builds(PeersReply, st.lists(st.text(max_size=262), max_size=5).map(tuple)),
 )
 TYPES = (
     Hello,
@@ -56,6 +60,8 @@ TYPES = (
     HashesReply,
     ManifestRequest,
     ChunkRequest,
+    PeersRequest,
+    PeersReply,
 )
 
 T = TypeVar("T", bound=Message)
