@@ -1,0 +1,44 @@
+"""What of a block is indexed: computed once when it is stored, read again when the head moves."""
+
+from consensus.block import Block
+from consensus.identifiers import compute_draft_hash, compute_task_id
+from consensus.payload import Accuse, Govern, ReportOpenings, ReportVotes, WrongBundle
+from consensus.task import Contribute, DraftTask, PublishTask, Transfer
+from consensus.transaction import SignedTransaction, compute_transaction_id
+from consensus.types import Hash32
+from node.ledger.schema import WORK_POSITION, BlockIndex
+
+
+def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
+    """The task ids and draft hashes that a transaction is about."""
+    payload = transaction.payload
+    match payload:
+        case Transfer() | ReportVotes() | Govern():
+            return ()
+        case DraftTask():
+            return (compute_draft_hash(transaction.chain_id, payload.draft),)
+        case Contribute():
+            return (payload.draft,)
+        case PublishTask():
+            return (compute_task_id(payload), payload.draft)
+        case ReportOpenings():
+            return (payload.first.opening.task,)
+        case Accuse():
+            wrong = payload.accusation
+            return (wrong.claim.task if isinstance(wrong, WrongBundle) else wrong.opening.task,)
+        case _:
+            return (payload.task,)
+
+
+def compute_index(block: Block) -> BlockIndex:
+    subjects: list[tuple[int, Hash32]] = []
+    for at, transaction in enumerate(block.body.transactions):
+        subjects += [(at, subject) for subject in compute_subjects(transaction)]
+    if block.body.work is not None:
+        subjects.append((WORK_POSITION, block.body.work.task))
+    return BlockIndex(
+        height=block.header.height,
+        parent=block.header.parent,
+        transactions=tuple(map(compute_transaction_id, block.body.transactions)),
+        subjects=tuple(subjects),
+    )
