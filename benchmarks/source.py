@@ -11,6 +11,7 @@ from consensus.codec import encode
 from consensus.crypto import SigningKey, hash_domain
 from consensus.identifiers import compute_draft_hash, compute_task_id, compute_weights_digest
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
+from consensus.payload import Payload
 from consensus.proposal import build_proposal, build_work, get_work_entitled_time
 from consensus.publication import get_step_batches
 from consensus.state import TaskState
@@ -27,7 +28,6 @@ from consensus.task import (
     OpenLoss,
     Optimizer,
     PatientRange,
-    Payload,
     PublishTask,
     Transfer,
 )

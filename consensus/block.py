@@ -1,10 +1,11 @@
-"""Blocks: a signed header and a body of transactions, work and (later) votes."""
+"""Blocks: a signed header and a body of transactions, work and finality votes."""
 
 from dataclasses import dataclass
 
 from consensus.task import Credit
 from consensus.transaction import SignedTransaction
 from consensus.types import Address, Hash32, Height, Millis, Signature
+from consensus.vote import Vote
 
 BLOCK_VERSION = 1
 
@@ -46,8 +47,8 @@ class Work:
 class Body:
     transactions: tuple[SignedTransaction, ...]
     work: Work | None
-    votes: tuple[bytes, ...]
-    """Reserved for finality votes; empty for now (B8)."""
+    votes: tuple[Vote, ...]
+    """On blocks below this one, none of which the state has counted before (B8)."""
 
 
 @dataclass(frozen=True, slots=True)

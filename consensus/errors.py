@@ -31,7 +31,7 @@ class Reason(StrEnum):
 
     W1_TASK = "W1_TASK"
     W1_STATUS = "W1_STATUS"
-    W1_DEPTH = "W1_DEPTH"
+    W1_FINAL = "W1_FINAL"
     W1_DEADLINE = "W1_DEADLINE"
     W1_MILESTONE = "W1_MILESTONE"
     W2_CUSTODY = "W2_CUSTODY"
@@ -43,6 +43,18 @@ class Reason(StrEnum):
     W6_WEIGHTS = "W6_WEIGHTS"
     W6_BOX = "W6_BOX"
     W7_CREDITS = "W7_CREDITS"
+
+    VOTE_TARGET = "VOTE_TARGET"
+    VOTE_SOURCE = "VOTE_SOURCE"
+    VOTE_FINAL = "VOTE_FINAL"
+    VOTE_JUSTIFIED = "VOTE_JUSTIFIED"
+    VOTE_KNOWN = "VOTE_KNOWN"
+    VOTE_VALIDATOR = "VOTE_VALIDATOR"
+    VOTE_JAILED = "VOTE_JAILED"
+    VOTE_SIGNATURE = "VOTE_SIGNATURE"
+
+    FORK_FINAL = "FORK_FINAL"
+    """Not a descendant of the last finalised block."""
 
     TX_MALFORMED = "TX_MALFORMED"
     TX_OVERSIZE = "TX_OVERSIZE"
@@ -100,6 +112,29 @@ class Reason(StrEnum):
 
     EXPIRE_EARLY = "EXPIRE_EARLY"
 
+    VERDICT_VALIDATOR = "VERDICT_VALIDATOR"
+    VERDICT_MILESTONE = "VERDICT_MILESTONE"
+    VERDICT_DOUBLED = "VERDICT_DOUBLED"
+    VERDICT_BOUND = "VERDICT_BOUND"
+    SETTLE_EARLY = "SETTLE_EARLY"
+
+    EVIDENCE_HARMLESS = "EVIDENCE_HARMLESS"
+    EVIDENCE_SIGNATURE = "EVIDENCE_SIGNATURE"
+    EVIDENCE_KNOWN = "EVIDENCE_KNOWN"
+    EVIDENCE_LATE = "EVIDENCE_LATE"
+    ACCUSE_VALIDATOR = "ACCUSE_VALIDATOR"
+    ACCUSE_DOUBLED = "ACCUSE_DOUBLED"
+
+    GOVERN_REPEATED = "GOVERN_REPEATED"
+    GOVERN_FUTURE = "GOVERN_FUTURE"
+    GOVERN_APPROVALS = "GOVERN_APPROVALS"
+    GOVERN_QUORUM = "GOVERN_QUORUM"
+    GOVERN_SIGNATURE = "GOVERN_SIGNATURE"
+    GOVERN_FIELD = "GOVERN_FIELD"
+    GOVERN_PENDING = "GOVERN_PENDING"
+    GOVERN_JAILED = "GOVERN_JAILED"
+    GOVERN_CONSENT = "GOVERN_CONSENT"
+
 
 PREMATURE = frozenset(
     {
@@ -112,6 +147,10 @@ PREMATURE = frozenset(
         Reason.OPENING_STEP,
         Reason.OPENING_LOSS_DUE,
         Reason.EXPIRE_EARLY,
+        Reason.VERDICT_MILESTONE,
+        Reason.SETTLE_EARLY,
+        Reason.GOVERN_FUTURE,
+        Reason.GOVERN_PENDING,
     }
 )
 """Reasons that later blocks can cure: such a transaction may wait instead of being dropped."""
@@ -135,6 +174,15 @@ class InvalidTransaction(ConsensusError):
         return self.reason in PREMATURE
 
 
+class InvalidVote(ConsensusError):
+    """A vote that does not count in a block on this state; the state is unchanged."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason = reason
+        self.detail = detail
+
+
 class InvalidBlock(ConsensusError):
     """A block that breaks a rule; nothing is changed."""
 
@@ -146,7 +194,7 @@ class InvalidBlock(ConsensusError):
         self.detail = detail
         self.peer_at_fault = peer_at_fault
         self.cause = cause
-        """The transaction's own reason, where `reason` is B6."""
+        """The transaction's own reason where `reason` is B6, the vote's where it is B8."""
 
 
 class NeedsWork(ConsensusError):

@@ -1,14 +1,17 @@
-"""Which branch is the head: at every fork the child with more blocks in its subtree, ties by lowest hash.
+"""Which branch is the head: from the highest justified checkpoint, which never leaves the last finalised one,
+at every fork the child with more blocks in its subtree, ties by lowest hash (DESIGN 5).
 
 Time is an argument, a failed call changes nothing, and the head depends on the set of blocks alone and not
-on their order of arrival. Blocks between two forks form one segment, so a block costs as many steps as
-there are forks below it and not as many as there are blocks.
+on their order of arrival, unless two conflicting checkpoints are final, which takes a third of all stake to
+break its word: then the first one stays. Blocks between two forks form one segment, so a block costs as many
+steps as there are forks below it and not as many as there are blocks.
 """
 
 from dataclasses import dataclass, field
 
 from consensus.errors import Held, InvalidBlock, Reason, UnknownParent
 from consensus.types import Hash32, Height, Millis
+from consensus.vote import Checkpoint
 
 GENESIS_HEIGHT = Height(0)
 
@@ -34,6 +37,9 @@ class _Entry:
     skip: Hash32
     """An ancestor far below, so that looking one up takes logarithmic time."""
     segment: _Segment
+    justified: Checkpoint
+    finalized: Checkpoint
+    """Both in the block's post-state."""
 
 
 def _compute_skip_height(height: int) -> int:
@@ -48,13 +54,21 @@ def _compute_skip_height(height: int) -> int:
 
 
 class Store:
-    """All known blocks above a root that is never left."""
+    """All known blocks above a root that is final."""
 
     def __init__(self, root: Hash32, time: Millis, height: Height = GENESIS_HEIGHT) -> None:
+        self._start(root, time, height)
+        self.justified = self.finalized = Checkpoint(height, root)
+        """The highest checkpoints that any known block's state justifies and finalises."""
+        self.conflict: tuple[Checkpoint, Checkpoint] | None = None
+        """Two final checkpoints of which none descends from the other: at least a third of stake lied."""
+
+    def _start(self, root: Hash32, time: Millis, height: Height) -> None:
         self._root = root
         self._root_height = height
-        self._top = _Segment(root, root, None, 1, 1)
-        self._entries = {root: _Entry(root, height, time, root, self._top)}
+        top = self._top = _Segment(root, root, None, 1, 1)
+        checkpoint = Checkpoint(height, root)
+        self._entries = {root: _Entry(root, height, time, root, top, checkpoint, checkpoint)}
         self._head: Hash32 | None = root
 
     def __contains__(self, block_hash: Hash32) -> bool:
@@ -70,11 +84,14 @@ class Store:
         height: Height,
         time: Millis,
         now: Millis | None = None,
+        justified: Checkpoint | None = None,
+        finalized: Checkpoint | None = None,
     ) -> None:
-        """Adds a valid block; a known one changes nothing.
+        """Adds a valid block with the checkpoints of its post-state (its parent's if not given); a known one
+        changes nothing.
 
-        Raises: UnknownParent; Held with `now` before the block's time; InvalidBlock for a wrong height or
-        a time that is not after the parent's.
+        Raises: UnknownParent; Held with `now` before the block's time; InvalidBlock for a wrong height, a
+        time that is not after the parent's, or a block that leaves the last finalised one.
         """
         if block_hash in self._entries:
             return
@@ -87,16 +104,54 @@ class Store:
             raise InvalidBlock(Reason.B3_EARLY, f"{time} not after {below.time}")
         if now is not None and time > now:
             raise Held(time)
+        if not self.is_extendable(parent):
+            raise InvalidBlock(Reason.FORK_FINAL, f"height {height}", peer_at_fault=False)
         relative = height - self._root_height
         skip = self.get_ancestor(parent, Height(self._root_height + _compute_skip_height(relative)))
         segment = self._get_segment_above(parent, below.segment, block_hash)
-        self._entries[block_hash] = _Entry(parent, height, time, skip, segment)
+        justified, finalized = justified or below.justified, finalized or below.finalized
+        self._entries[block_hash] = _Entry(parent, height, time, skip, segment, justified, finalized)
         lighter: _Segment | None = segment
         while lighter is not None:
             lighter.weight += 1
             lighter = lighter.parent
         # A block on the head only adds to the branches that were chosen already.
         self._head = block_hash if self._head == parent else None
+        self._note_checkpoints(justified, finalized)
+
+    def _note_checkpoints(self, justified: Checkpoint, finalized: Checkpoint) -> None:
+        if finalized.height > self.finalized.height:
+            if self.is_ancestor(self.finalized.hash, finalized.hash):
+                self.finalized = finalized
+            else:
+                self.conflict = (self.finalized, finalized)
+        elif not self._is_below_final(finalized):
+            self.conflict = (self.finalized, finalized)
+        is_higher = justified.height > self.justified.height
+        is_lower_hash = justified.height == self.justified.height and justified.hash < self.justified.hash
+        if (is_higher or is_lower_hash) and self.is_viable(justified.hash):
+            self.justified = justified
+            self._head = None
+        if not self.is_viable(self.justified.hash):
+            self.justified = self.finalized
+            self._head = None
+
+    def _is_below_final(self, checkpoint: Checkpoint) -> bool:
+        if checkpoint.height < self._root_height:
+            return True
+        return self.is_ancestor(checkpoint.hash, self.finalized.hash)
+
+    def is_extendable(self, block_hash: Hash32) -> bool:
+        """Whether the block is known and is the last finalised one or descends from it."""
+        return block_hash in self._entries and self.is_ancestor(self.finalized.hash, block_hash)
+
+    def is_viable(self, block_hash: Hash32) -> bool:
+        """Whether the block is known and descends from the last finalised one, or lies on the way to it."""
+        if block_hash not in self._entries:
+            return False
+        if self._entries[block_hash].height <= self.finalized.height:
+            return self.is_ancestor(block_hash, self.finalized.hash)
+        return self.is_ancestor(self.finalized.hash, block_hash)
 
     def _get_segment_above(self, parent: Hash32, segment: _Segment, block_hash: Hash32) -> _Segment:
         """The segment that the new child of `parent` belongs to, not yet weighing it."""
@@ -129,13 +184,44 @@ class Store:
 
     def get_head(self) -> Hash32:
         if self._head is None:
-            segment = self._top
+            segment = self._entries[self.justified.hash].segment
             while segment.children:
                 segment = min(segment.children, key=lambda child: (-child.weight, child.first))
             self._head = segment.last
         return self._head
 
+    def prune(self) -> list[Hash32]:
+        """Forgets what does not descend from the last finalised block, which becomes the root.
+
+        Returns the forgotten blocks that are on no way to it: they can never be part of the chain again.
+        """
+        kept: list[tuple[Height, Hash32, _Entry]] = []
+        dead: list[Hash32] = []
+        final = self.finalized
+        for block_hash, entry in self._entries.items():
+            if entry.height > final.height and self.is_ancestor(final.hash, block_hash):
+                kept.append((entry.height, block_hash, entry))
+            elif entry.height > final.height or not self.is_ancestor(block_hash, final.hash):
+                dead.append(block_hash)
+        self._start(final.hash, self._entries[final.hash].time, final.height)
+        for height, block_hash, entry in sorted(kept, key=lambda item: item[:2]):
+            self.on_block(
+                block_hash,
+                entry.parent,
+                height,
+                entry.time,
+                justified=entry.justified,
+                finalized=entry.finalized,
+            )
+        self._head = None
+        return dead
+
     # --- reading ------------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Checkpoint:
+        """The lowest known block."""
+        return Checkpoint(self._root_height, self._root)
 
     def get_height(self, block_hash: Hash32) -> Height:
         """Raises: KeyError if the block is unknown, like every reading method."""

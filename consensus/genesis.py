@@ -1,6 +1,8 @@
 """The first block and state of a chain, from its genesis document alone."""
 
 from consensus.block import BLOCK_VERSION, Header
+from consensus.finality import build_genesis_finality
+from consensus.governance import MAX_STAKE, MAX_VALIDATORS
 from consensus.identifiers import (
     compute_chain_id,
     compute_transactions_root,
@@ -8,12 +10,11 @@ from consensus.identifiers import (
     compute_work_root,
 )
 from consensus.params import ChainParams, Genesis
-from consensus.records import Account
+from consensus.records import Account, ValidatorSet
 from consensus.state import State
 from consensus.tree import NodeSource, Tree
 from consensus.types import MAX_AMOUNT, MAX_TIME_MS, ZERO_HASH, Address, Height
 
-MAX_STAKE = 2**53
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """What one message between peers can carry."""
 
@@ -28,8 +29,8 @@ def _check_params(params: ChainParams) -> None:
         raise GenesisError("every span of the parameters must be positive")
     if params.idle_ms < params.min_block_ms:
         raise GenesisError("idle_ms must not be below min_block_ms")
-    if params.confirm_depth < 0 or params.evidence_ms < 0:
-        raise GenesisError("confirm_depth and evidence_ms must not be negative")
+    if not (0 <= params.verdict_ms <= MAX_TIME_MS and 0 <= params.evidence_ms <= MAX_TIME_MS):
+        raise GenesisError("verdict_ms and evidence_ms must not be negative")
     if not 1024 <= params.max_body_bytes <= MAX_BODY_BYTES or params.max_transactions < 1:
         raise GenesisError(f"a body must hold 1024 to {MAX_BODY_BYTES} bytes and at least one transaction")
 
@@ -44,13 +45,16 @@ def check_genesis(genesis: Genesis) -> None:
         raise GenesisError("an account is listed twice")
     if any(account.balance < 0 for account in genesis.accounts):
         raise GenesisError("a balance is negative")
-    if sum(account.balance for account in genesis.accounts) > MAX_AMOUNT:
-        raise GenesisError(f"all balances together exceed {MAX_AMOUNT}")
     validators = [validator.address for validator in genesis.validators]
     if not validators or len(set(validators)) != len(validators):
         raise GenesisError("there must be validators, each listed once")
     if any(not 0 < validator.stake <= MAX_STAKE for validator in genesis.validators):
         raise GenesisError(f"a validator's stake must be from 1 to {MAX_STAKE}")
+    if len(validators) > MAX_VALIDATORS:
+        raise GenesisError(f"there must be at most {MAX_VALIDATORS} validators")
+    money = sum(account.balance for account in genesis.accounts)
+    if money + sum(validator.stake for validator in genesis.validators) > MAX_AMOUNT:
+        raise GenesisError(f"all balances and stakes together exceed {MAX_AMOUNT}")
     organisations = genesis.mining_organisations
     if "" in organisations or len(set(organisations)) != len(organisations):
         raise GenesisError("mining organisations must be named, each once")
@@ -67,8 +71,9 @@ def build_genesis_state(genesis: Genesis, source: NodeSource | None = None) -> S
         state = state.with_account(account.address, Account(account.balance, 0, account.organisation))
     members = sorted(account.address for account in genesis.accounts if account.organisation)
     state = state.with_members(tuple(members))
-    state = state.with_validators(genesis.validators)
-    return state.with_mining_organisations(genesis.mining_organisations)
+    state = state.with_validator_set(ValidatorSet(0, genesis.validators))
+    state = state.with_mining_organisations(genesis.mining_organisations)
+    return build_genesis_finality(state, compute_chain_id(genesis))
 
 
 def build_genesis_header(genesis: Genesis, state: State) -> Header:

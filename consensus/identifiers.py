@@ -9,6 +9,7 @@ from consensus.params import Genesis
 from consensus.task import Draft, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
+from consensus.vote import Vote
 
 
 def compute_chain_id(genesis: Genesis) -> Hash32:
@@ -47,5 +48,5 @@ def compute_work_root(work: Work | None) -> Hash32:
     return compute_merkle_root("work", [] if work is None else [encode(work)])
 
 
-def compute_votes_root(votes: Sequence[bytes]) -> Hash32:
-    return compute_merkle_root("votes", votes)
+def compute_votes_root(votes: Sequence[Vote]) -> Hash32:
+    return compute_merkle_root("votes", [encode(vote) for vote in votes])

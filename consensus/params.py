@@ -19,10 +19,11 @@ class ChainParams:
     """Delay between ranked proposers of a work block (B7); enough to recompute a loss in."""
     lease_ms: int = 30_000
     """How long a miner holds the lease of a batch before it passes on."""
-    confirm_depth: int = 2
-    """Blocks above a task's publication before work on it counts, until finality exists (W1)."""
+    verdict_ms: int = 60_000
+    """How long validators may reject a milestone before it settles without their accepts."""
     evidence_ms: int = 3_600_000
-    """How long blobs are kept and evidence is admissible after a task closes."""
+    """How long blobs are kept, stakes and bonds stay locked and evidence is admissible, after a task ends
+    or a validator leaves."""
     max_body_bytes: int = 4 * 1024 * 1024
     max_transactions: int = 2_000
 
@@ -36,6 +37,8 @@ class GenesisAccount:
 
 @dataclass(frozen=True, slots=True)
 class Validator:
+    """A member of the validator set; its stake is locked money, beside its account's balance."""
+
     address: Address
     stake: int
 

@@ -7,7 +7,8 @@ from consensus.block import BLOCK_VERSION, Block, Body, Header, Work
 from consensus.codec import encode
 from consensus.context import BlockContext
 from consensus.crypto import SigningKey
-from consensus.errors import InvalidBlock, InvalidTransaction, Reason
+from consensus.errors import InvalidBlock, InvalidTransaction, InvalidVote, Reason
+from consensus.finality import activate_set, apply_vote, get_stall_delay, is_finality_wanted
 from consensus.identifiers import (
     compute_block_hash,
     compute_transactions_root,
@@ -19,7 +20,7 @@ from consensus.params import ChainParams
 from consensus.settlement import apply_work
 from consensus.state import State
 from consensus.transaction import SignedTransaction
-from consensus.transition import apply_checked_transaction, check_transaction
+from consensus.transition import apply_checked_transaction, begin_block, check_transaction, end_block
 from consensus.turns import (
     get_carrier_entitled_time,
     get_carrier_proposer,
@@ -28,6 +29,7 @@ from consensus.turns import (
 )
 from consensus.types import MAX_TIME_MS, ZERO_HASH, Hash32, Height, Millis
 from consensus.validation import check_carrier_turn, check_work
+from consensus.vote import Checkpoint, Vote
 
 __all__ = [
     "Proposal",
@@ -39,6 +41,7 @@ __all__ = [
     "get_carrier_proposer",
     "get_work_entitled_time",
     "get_work_rank",
+    "is_worth_making",
 ]
 
 MAX_PASSES = 8
@@ -113,6 +116,43 @@ class _Selection:
         self._room -= size
 
 
+def _select_votes(
+    state: State, votes: Sequence[Vote], room: int, ctx: BlockContext
+) -> tuple[State, tuple[Vote, ...]]:
+    """The votes that count, in the given order while there is room."""
+    taken: list[Vote] = []
+    for vote in votes:
+        size = len(encode(vote))
+        if size > room:
+            break
+        try:
+            state = apply_vote(state, vote, ctx.chain_id)
+        except InvalidVote:
+            continue
+        taken.append(vote)
+        room -= size
+    return state, tuple(taken)
+
+
+def is_worth_making(
+    parent: Header, parent_state: State, proposal: Proposal, time: Millis, params: ChainParams
+) -> bool:
+    """Whether a carrier block serves anything: it carries transactions, or it brings finality nearer.
+
+    One that only moves the chain on, so that votes can meet at a fresh height, is worth making after ever
+    longer pauses. No rule: whoever makes more of them than this breaks none.
+    """
+    if proposal.block.body.transactions:
+        return True
+    if not is_finality_wanted(parent_state):
+        return False
+    before, after = parent_state.get_finality(), proposal.state.get_finality()
+    if (after.justified.height, after.finalized.height) > (before.justified.height, before.finalized.height):
+        return True
+    below = Checkpoint(parent.height, proposal.block.header.parent)
+    return time >= parent.time + get_stall_delay(parent_state, below, params)
+
+
 def build_proposal(
     parent: Header,
     parent_state: State,
@@ -122,6 +162,7 @@ def build_proposal(
     key: SigningKey,
     params: ChainParams,
     chain_id: Hash32,
+    votes: Sequence[Vote] = (),
 ) -> Proposal:
     """A block that every node accepts (but for W4, which is the caller's to know beforehand).
 
@@ -137,22 +178,25 @@ def build_proposal(
         proposer=key.address,
         transactions_root=ZERO_HASH,
         work_root=compute_work_root(work),
-        votes_root=compute_votes_root(()),
+        votes_root=ZERO_HASH,
         state_root=ZERO_HASH,
     )
     if time < parent.time + params.min_block_ms:
         raise InvalidBlock(Reason.B3_EARLY, str(time))
     if time > MAX_TIME_MS:
         raise InvalidBlock(Reason.B3_RANGE, str(time))
-    state = parent_state
     if work is None:
         check_carrier_turn(parent_state, draft, parent, params)
     else:
         check_work(parent_state, work, draft, parent, params)
-        state = apply_work(state, work)
-
-    # An array of many transactions has a longer head than an empty one: 4 bytes more at most.
-    room = params.max_body_bytes - len(encode(Body((), work, ()))) - 4
+    state = begin_block(parent_state, draft.parent, (), ctx)
+    # Arrays of many entries have longer heads than empty ones: 4 bytes more at most, each.
+    room = params.max_body_bytes - len(encode(Body((), work, ()))) - 8
+    state, taken = _select_votes(state, votes, room, ctx)
+    state = activate_set(state, time, params)
+    room -= sum(len(encode(vote)) for vote in taken)
+    if work is not None:
+        state = apply_work(state, work, ctx)
     selection = _Selection(state, ctx, room)
     for transaction in transactions:
         selection.offer(transaction)
@@ -160,17 +204,19 @@ def build_proposal(
         if not selection.premature or not selection.retry_premature():
             break
 
-    body = Body(tuple(selection.taken), work, ())
+    body = Body(tuple(selection.taken), work, taken)
+    state = end_block(selection.state, bool(work or body.transactions), ctx)
     header = replace(
         draft,
         transactions_root=compute_transactions_root(body.transactions),
-        state_root=selection.state.root,
+        votes_root=compute_votes_root(body.votes),
+        state_root=state.root,
     )
     signature = key.sign("block", compute_block_hash(header))
     premature = tuple(Refusal(transaction, reason) for transaction, _, reason in selection.premature)
     return Proposal(
         Block(header, signature, body),
-        selection.state,
+        state,
         tuple(selection.refused),
         premature,
         tuple(selection.left_out),
@@ -186,12 +232,13 @@ def build_block(
     key: SigningKey,
     params: ChainParams,
     chain_id: Hash32,
+    votes: Sequence[Vote] = (),
 ) -> tuple[Block, State, list[SignedTransaction]]:
     """The block, its post-state, and the transactions that are invalid for good.
 
     Raises: InvalidBlock as `build_proposal`.
     """
-    proposal = build_proposal(parent, parent_state, transactions, work, time, key, params, chain_id)
+    proposal = build_proposal(parent, parent_state, transactions, work, time, key, params, chain_id, votes)
     return proposal.block, proposal.state, [refusal.transaction for refusal in proposal.refused]
 
 

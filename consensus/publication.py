@@ -12,8 +12,8 @@ from consensus.types import MAX_LADDER, ZERO_HASH, Address, Amount, Hash32
 
 KINDS = ("fusion-training",)
 CLIPPINGS = ("per-patch", "box")
-MAX_PARAMETERS = 2**16
-"""So that an opening with all its numbers fits into one transaction."""
+MAX_PARAMETERS = 2**15
+"""So that two openings with all their numbers fit into one transaction, as evidence."""
 MAX_GRADIENT_OPENINGS = 2**17
 MAX_OPENED = 2**53 - 1
 """Bound of every opened integer, and of all that is compared or added with one."""
@@ -232,7 +232,9 @@ def apply_publish(state: State, sender: Address, payload: PublishTask, ctx: Bloc
         interval_credits=(),
         qualified=(),
         next_rung=0,
-        next_paid_rung=0,
+        next_taken_rung=0,
+        unsettled=(),
+        settled=None,
         escrow=Amount(escrow),
         bond=payload.bond,
     )

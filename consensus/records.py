@@ -6,6 +6,7 @@ from enum import StrEnum
 from consensus.params import Validator
 from consensus.task import Contribute, Credit, Draft
 from consensus.types import Address, Amount, Hash32, Height, Millis
+from consensus.vote import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,12 @@ class TaskStatus(StrEnum):
     """Published; waits for validators to hold its blobs."""
     OPEN = "open"
     COMPLETE = "complete"
-    """The last rung was taken by a work block."""
+    """The last rung is settled."""
     EXPIRED = "expired"
+    CLOSING = "closing"
+    """A milestone was rejected; those before it still await their verdicts, nothing else goes on."""
     CLOSED = "closed"
-    """Ended by evidence or verdicts; reserved."""
+    """Ended by evidence or by verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,29 @@ class Qualified:
     height: Height
     """Of the block that holds the loss opening."""
     time: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A milestone that a work block has taken and that validators may still reject."""
+
+    milestone: Qualified
+    height: Height
+    """Of the work block."""
+    time: Millis
+    accepted: tuple[Address, ...]
+    """Validators in order of their verdicts."""
+    rejected: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The last settled milestone: the model that has been tried on data nobody else saw."""
+
+    last_rung: int
+    step: int
+    loss: int
+    weights_digest: Hash32
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +117,86 @@ class TaskState:
     """Pending milestones in order."""
     next_rung: int
     """The next rung to be qualified."""
-    next_paid_rung: int
+    next_taken_rung: int
     """The next rung to be taken by a work block."""
+    unsettled: tuple[Unsettled, ...]
+    """Milestones taken and not settled yet, in order."""
+    settled: Settled | None
     escrow: Amount
     bond: Amount
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatorSet:
+    """A validator set in its order of turns; sets are numbered from 0."""
+
+    number: int
     validators: tuple[Validator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSet:
+    """A validator set that becomes active when the block of this height is final."""
+
+    validators: tuple[Validator, ...]
+    height: Height
+    deposits: tuple[Validator, ...]
+    """Stake taken from accounts already, beyond what the active set holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finality:
+    justified: Checkpoint
+    """The highest justified checkpoint: the source of every vote for the next block."""
+    finalized: Checkpoint
+    content: Height
+    """Of the last block that carried transactions or work: finality is wanted up to there."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """What the votes of a branch say of one of its blocks."""
+
+    hash: Hash32
+    source: Checkpoint
+    """The highest justified checkpoint in its post-state: the only source of votes for it."""
+    set_number: int
+    """The validator set in its post-state."""
+    is_justified: bool
+    voters: tuple[Address, ...]
+    """In order of arrival."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Money that stays within reach of evidence for a while: a leaver's stake, an ended task's bond."""
+
+    owner: Address
+    amount: Amount
+    release: Millis
+    """Paid to the owner by the first block of this time or later."""
+    task: Hash32 | None
+    """Whose bond it is; None for a stake."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockList:
+    locks: tuple[Lock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Charter:
+    """Counters of governance: how many changes there were, and the money forfeited and not granted."""
+
+    sequence: int
+    treasury: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class AccusationRecord:
+    signers: tuple[Address, ...]
+    stake: int
+    took_effect: bool
 
 
 @dataclass(frozen=True, slots=True)

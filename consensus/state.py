@@ -9,11 +9,18 @@ from consensus.codec import decode_stored, encode
 from consensus.params import Validator
 from consensus.records import (
     Account,
+    AccusationRecord,
     AddressList,
+    Charter,
+    CheckpointRecord,
     ContributionRecord,
     DraftRecord,
+    Finality,
     KeyUse,
+    Lock,
+    LockList,
     OrganisationSet,
+    PendingSet,
     Qualified,
     TaskList,
     TaskState,
@@ -42,8 +49,17 @@ T = TypeVar("T")
 NO_ACCOUNT = Account(Amount(0), 0, "")
 """What an address that was never used holds."""
 
-_VALIDATORS = b"validators"
+VALIDATORS_KEY = b"validators"
+"""The active set, proved to light clients."""
+PENDING_SET_KEY = b"validators/pending"
+"""The next set while its change is not final, proved to light clients."""
+FINALITY_KEY = b"finality"
+_PREVIOUS_SET = b"validators/previous"
+_JAILED = b"jailed"
+_LOCKS = b"locks"
+_CHARTER = b"charter"
 _ORGANISATIONS = b"organisations"
+_SUSPENDED = b"suspended"
 _MEMBERS = b"members"
 _TASKS = b"tasks"
 
@@ -56,6 +72,10 @@ def get_account_key(address: Address) -> bytes:
 def get_task_key(task: Hash32) -> bytes:
     """The tree key under which a task's state is proved."""
     return b"task/" + task
+
+
+def _get_checkpoint_key(height: int) -> bytes:
+    return b"checkpoint/" + height.to_bytes(8, "big")
 
 
 @lru_cache(maxsize=256)
@@ -106,22 +126,106 @@ class State:
     def with_members(self, addresses: tuple[Address, ...]) -> "State":
         return self._with(_MEMBERS, AddressList(addresses))
 
-    # --- validators and organisations ---------------------------------------------------------
+    # --- validators ---------------------------------------------------------------------------
+
+    def get_validator_set(self) -> ValidatorSet:
+        """The active set."""
+        return self._get_cached(ValidatorSet, VALIDATORS_KEY) or ValidatorSet(0, ())
 
     def get_validators(self) -> tuple[Validator, ...]:
-        """The validator set in its order of turns."""
-        validators = self._get_cached(ValidatorSet, _VALIDATORS)
-        return validators.validators if validators else ()
+        """The active validator set in its order of turns, jailed members included."""
+        return self.get_validator_set().validators
 
-    def with_validators(self, validators: tuple[Validator, ...]) -> "State":
-        return self._with(_VALIDATORS, ValidatorSet(validators))
+    def find_validator_set(self, number: int) -> ValidatorSet | None:
+        """The active set or the one before it, by its number."""
+        active = self.get_validator_set()
+        if active.number == number:
+            return active
+        previous = self._get_cached(ValidatorSet, _PREVIOUS_SET)
+        return previous if previous and previous.number == number else None
+
+    def with_validator_set(self, following: ValidatorSet, previous: ValidatorSet | None = None) -> "State":
+        state = self._with(VALIDATORS_KEY, following)
+        return state if previous is None else state._with(_PREVIOUS_SET, previous)
+
+    def get_pending_set(self) -> PendingSet | None:
+        return self._get_cached(PendingSet, PENDING_SET_KEY)
+
+    def with_pending_set(self, pending: PendingSet | None) -> "State":
+        if pending is None:
+            return State(self.tree.delete(PENDING_SET_KEY))
+        return self._with(PENDING_SET_KEY, pending)
+
+    def get_jailed(self) -> tuple[Address, ...]:
+        """Validators whose stake is forfeited: no votes, no turns, for ever."""
+        jailed = self._get_cached(AddressList, _JAILED)
+        return jailed.addresses if jailed else ()
+
+    def with_jailed(self, addresses: tuple[Address, ...]) -> "State":
+        return self._with(_JAILED, AddressList(addresses))
+
+    def get_acting_validators(self) -> tuple[Validator, ...]:
+        """The active set without its jailed members."""
+        jailed = self.get_jailed()
+        return tuple(v for v in self.get_validators() if v.address not in jailed)
 
     def get_stake(self, address: Address) -> int:
-        """Stake of a validator; 0 for anyone else."""
+        """Stake with which a validator of the active set speaks; 0 for the jailed and for anyone else."""
+        if address in self.get_jailed():
+            return 0
         return sum(validator.stake for validator in self.get_validators() if validator.address == address)
 
     def get_total_stake(self) -> int:
+        """Stake of the whole active set, of which quorums are parts; jailed members count in it."""
         return sum(validator.stake for validator in self.get_validators())
+
+    def get_locks(self) -> tuple[Lock, ...]:
+        locks = self._get_cached(LockList, _LOCKS)
+        return locks.locks if locks else ()
+
+    def with_locks(self, locks: tuple[Lock, ...]) -> "State":
+        return self._with(_LOCKS, LockList(locks))
+
+    # --- finality -----------------------------------------------------------------------------
+
+    def get_finality(self) -> Finality:
+        finality = self._get_cached(Finality, FINALITY_KEY)
+        if finality is None:
+            raise KeyError("a state without finality was not made from a genesis document")
+        return finality
+
+    def with_finality(self, finality: Finality) -> "State":
+        return self._with(FINALITY_KEY, finality)
+
+    def get_checkpoint(self, height: int) -> CheckpointRecord | None:
+        """What is known of the branch's block at this height, from the finalised one on."""
+        return self._get(CheckpointRecord, _get_checkpoint_key(height))
+
+    def with_checkpoint(self, height: int, record: CheckpointRecord | None) -> "State":
+        if record is None:
+            return State(self.tree.delete(_get_checkpoint_key(height)))
+        return self._with(_get_checkpoint_key(height), record)
+
+    # --- governance and evidence --------------------------------------------------------------
+
+    def get_charter(self) -> Charter:
+        return self._get_cached(Charter, _CHARTER) or Charter(0, Amount(0))
+
+    def with_charter(self, charter: Charter) -> "State":
+        return self._with(_CHARTER, charter)
+
+    def with_forfeit(self, amount: int) -> "State":
+        """With `amount` more in the treasury."""
+        charter = self.get_charter()
+        return self.with_charter(replace(charter, treasury=Amount(charter.treasury + amount)))
+
+    def get_accusation(self, accusation: Hash32) -> AccusationRecord | None:
+        return self._get(AccusationRecord, b"accusation/" + accusation)
+
+    def with_accusation(self, accusation: Hash32, record: AccusationRecord) -> "State":
+        return self._with(b"accusation/" + accusation, record)
+
+    # --- organisations ------------------------------------------------------------------------
 
     def get_mining_organisations(self) -> tuple[str, ...]:
         organisations = self._get_cached(OrganisationSet, _ORGANISATIONS)
@@ -130,9 +234,19 @@ class State:
     def with_mining_organisations(self, organisations: tuple[str, ...]) -> "State":
         return self._with(_ORGANISATIONS, OrganisationSet(organisations))
 
+    def get_suspended(self) -> tuple[str, ...]:
+        """Organisations that may not mine because of evidence against them."""
+        suspended = self._get_cached(OrganisationSet, _SUSPENDED)
+        return suspended.organisations if suspended else ()
+
+    def with_suspended(self, organisations: tuple[str, ...]) -> "State":
+        return self._with(_SUSPENDED, OrganisationSet(organisations))
+
     def may_mine(self, organisation: str) -> bool:
         """True if the organisation's accounts may claim batches."""
-        return bool(organisation) and organisation in self.get_mining_organisations()
+        if not organisation or organisation in self.get_suspended():
+            return False
+        return organisation in self.get_mining_organisations()
 
     def may_account_mine(self, address: Address) -> bool:
         return self.may_mine(self.get_account(address).organisation)

@@ -191,6 +191,3 @@ class OpenLoss:
 @dataclass(frozen=True, slots=True)
 class ExpireTask:
     task: Hash32
-
-
-Payload = Transfer | DraftTask | Contribute | PublishTask | Available | OpenGradient | OpenLoss | ExpireTask

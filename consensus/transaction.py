@@ -4,15 +4,15 @@ from dataclasses import dataclass, replace
 
 from consensus.codec import encode
 from consensus.crypto import SigningKey, hash_domain, verify
-from consensus.task import Contribute, DraftTask, Payload, PublishTask, Transfer
+from consensus.payload import Payload
+from consensus.task import Contribute, DraftTask, PublishTask, Transfer
 from consensus.types import Address, Hash32, Signature
 
 
 @dataclass(frozen=True, slots=True)
 class SignedTransaction:
-    """`nonce` counts the sender's Transfer, DraftTask, Contribute and PublishTask; it is 0 for the
-    kinds that are idempotent by content (Available, openings, ExpireTask), which are thus valid on
-    every fork."""
+    """`nonce` counts the sender's Transfer, DraftTask, Contribute and PublishTask; it is 0 for all other
+    kinds, which are idempotent by content and thus valid on every fork."""
 
     chain_id: Hash32
     sender: Address

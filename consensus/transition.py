@@ -8,9 +8,13 @@ from consensus.codec import CodecError, encode
 from consensus.context import BlockContext
 from consensus.crypto import verify
 from consensus.errors import InvalidBlock, InvalidTransaction, Reason
+from consensus.evidence import apply_accuse, apply_report_openings, apply_report_votes
+from consensus.finality import apply_votes, process_content, process_parent, release_locks
+from consensus.governance import apply_govern
 from consensus.openings import apply_open_gradient, apply_open_loss
+from consensus.payload import Accuse, Govern, ReportOpenings, ReportVotes, SettleTask, Verdict
 from consensus.publication import apply_contribute, apply_draft, apply_publish
-from consensus.settlement import apply_available, apply_expire, apply_work
+from consensus.settlement import apply_available, apply_expire, apply_settle, apply_work
 from consensus.state import Account, State
 from consensus.task import (
     Available,
@@ -28,7 +32,9 @@ from consensus.transaction import (
     compute_transaction_id,
     uses_nonce,
 )
-from consensus.types import Amount, Hash32
+from consensus.types import Amount, Hash32, Height
+from consensus.verdicts import apply_verdict
+from consensus.vote import Checkpoint, Vote
 
 __all__ = [
     "BlockContext",
@@ -36,7 +42,9 @@ __all__ = [
     "apply_transaction",
     "apply_transactions",
     "apply_work",
+    "begin_block",
     "check_transaction",
+    "end_block",
 ]
 
 
@@ -112,6 +120,18 @@ def apply_checked_transaction(
             return apply_open_loss(state, sender, payload, ctx)
         case ExpireTask() as payload:
             return apply_expire(state, payload, ctx)
+        case Verdict() as payload:
+            return apply_verdict(state, sender, payload, ctx)
+        case SettleTask() as payload:
+            return apply_settle(state, payload, ctx)
+        case ReportVotes() as payload:
+            return apply_report_votes(state, payload, ctx)
+        case ReportOpenings() as payload:
+            return apply_report_openings(state, payload, ctx)
+        case Accuse() as payload:
+            return apply_accuse(state, sender, payload, ctx)
+        case Govern() as payload:
+            return apply_govern(state, payload, ctx)
 
 
 def apply_transaction(state: State, transaction: SignedTransaction, ctx: BlockContext) -> State:
@@ -138,12 +158,29 @@ def apply_transactions(state: State, transactions: Iterable[SignedTransaction], 
     return state
 
 
-def apply_block(state: State, body: Body, ctx: BlockContext) -> State:
-    """The state after a body whose work has passed W1 to W7: the work first, then the transactions.
+def begin_block(state: State, parent: Hash32, votes: Iterable[Vote], ctx: BlockContext) -> State:
+    """The state after what comes first in every block: its parent as a checkpoint, locks that end, the votes.
 
-    Raises: InvalidBlock(B6_TRANSACTION).
+    Raises: InvalidBlock(B8_VOTES).
     """
+    state = process_parent(state, Checkpoint(Height(ctx.height - 1), parent))
+    state = release_locks(state, ctx.time)
+    return apply_votes(state, votes, ctx.chain_id, ctx.time, ctx.params)
+
+
+def apply_block(state: State, body: Body, parent: Hash32, ctx: BlockContext) -> State:
+    """The state after a body whose work has passed W1 to W7: votes, then the work, then the transactions.
+
+    Raises: InvalidBlock(B6_TRANSACTION, B8_VOTES).
+    """
+    state = begin_block(state, parent, body.votes, ctx)
     work: Work | None = body.work
     if work is not None:
-        state = apply_work(state, work)
-    return apply_transactions(state, body.transactions, ctx)
+        state = apply_work(state, work, ctx)
+    state = apply_transactions(state, body.transactions, ctx)
+    return end_block(state, bool(work or body.transactions), ctx)
+
+
+def end_block(state: State, has_content: bool, ctx: BlockContext) -> State:
+    """The state after a whole body."""
+    return process_content(state, ctx.height) if has_content else state

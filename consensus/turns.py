@@ -11,10 +11,11 @@ from consensus.types import Address, Hash32, Millis
 def get_carrier_proposer(state: State, params: ChainParams, parent: Header, time: Millis) -> Address | None:
     """Whose turn it is at `time` to follow `parent` with a carrier block; None before `idle_ms` have passed.
 
-    `state` is the parent's post-state: its validator set, at (height + floor((delta - idle) / slot)) mod n.
+    `state` is the parent's post-state: its validator set without the jailed, at
+    (height + floor((delta - idle) / slot)) mod n.
     """
     delta = time - parent.time
-    validators = state.get_validators()
+    validators = state.get_acting_validators()
     if delta < params.idle_ms or not validators:
         return None
     turn = parent.height + 1 + (delta - params.idle_ms) // params.slot_ms
@@ -25,7 +26,7 @@ def get_carrier_entitled_time(
     state: State, params: ChainParams, parent: Header, proposer: Address, not_before: Millis
 ) -> Millis | None:
     """The first time from `not_before` on that is in the proposer's turn; None if it is no validator."""
-    addresses = [validator.address for validator in state.get_validators()]
+    addresses = [validator.address for validator in state.get_acting_validators()]
     if proposer not in addresses:
         return None
     count = len(addresses)
@@ -58,7 +59,7 @@ def get_work_entitled_time(
 
     A credited miner may from its rank's time on, which may lie in the past. Anyone else may only as the
     carrier's turn holder after the last rank: then it is the first such time from `now` on. None too if no
-    milestone is pending, its publication is not deep enough under the parent, the deadline is over before
+    milestone is pending, its publication is not final in the state, the deadline is over before
     that time, or the proposer is of the custody's organisation (W1, W2).
     """
     task_state, publication = state.get_task(task), state.get_publication(task)
@@ -66,7 +67,7 @@ def get_work_entitled_time(
         return None
     if task_state.status != TaskStatus.OPEN or is_custody_side(state, task_state, proposer):
         return None
-    if parent.height - task_state.published_height < params.confirm_depth:
+    if state.get_finality().finalized.height < task_state.published_height:
         return None
     milestone = task_state.qualified[0]
     earliest = Millis(parent.time + params.min_block_ms)

@@ -35,7 +35,7 @@ def _require(condition: bool, reason: Reason, detail: str) -> None:
         raise InvalidBlock(reason, detail)
 
 
-# --- without state: B1 to B5, B8 --------------------------------------------------------------
+# --- without state: B1 to B5 --------------------------------------------------------------
 
 
 def decode_block(data: bytes, params: ChainParams) -> Block:
@@ -79,7 +79,6 @@ def check_block(block: Block, params: ChainParams, chain_id: Hash32) -> None:
     _require(root == header.work_root, Reason.B5_WORK_ROOT, root.hex())
     root = compute_votes_root(body.votes)
     _require(root == header.votes_root, Reason.B5_VOTES_ROOT, root.hex())
-    _require(not body.votes, Reason.B8_VOTES, f"{len(body.votes)} votes, none are defined yet")
 
 
 # --- with the parent: B2, B3, B7 and W --------------------------------------------------------
@@ -112,8 +111,8 @@ def check_work(state: State, work: Work, header: Header, parent: Header, params:
     except InvalidTransaction as error:
         raise InvalidBlock(Reason.W1_TASK, error.detail) from error
     _require(task_state.status == TaskStatus.OPEN, Reason.W1_STATUS, task_state.status)
-    depth = parent.height - task_state.published_height
-    _require(depth >= params.confirm_depth, Reason.W1_DEPTH, f"{depth} blocks deep")
+    final = state.get_finality().finalized.height
+    _require(final >= task_state.published_height, Reason.W1_FINAL, f"final up to height {final}")
     _require(header.time <= publication.deadline, Reason.W1_DEADLINE, str(publication.deadline))
     _require(bool(task_state.qualified), Reason.W1_MILESTONE, "no rung is met")
     milestone = task_state.qualified[0]
@@ -185,7 +184,8 @@ def validate_block(
     # Only whoever is entitled can make a block that has to be kept for later.
     if now is not None and header.time > now:
         raise Held(header.time)
-    state = apply_block(parent_state, block.body, BlockContext(header.height, header.time, params, chain_id))
+    ctx = BlockContext(header.height, header.time, params, chain_id)
+    state = apply_block(parent_state, block.body, header.parent, ctx)
     _require(state.root == header.state_root, Reason.B9_STATE_ROOT, state.root.hex())
     if work is not None and milestone is not None:
         _verify_loss(work, milestone, verifier)

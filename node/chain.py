@@ -23,6 +23,7 @@ from consensus.state import State
 from consensus.tree import Tree
 from consensus.types import Hash32, Height, Millis, Signature
 from consensus.validation import check_block, decode_block, validate_block
+from consensus.vote import Checkpoint
 from consensus.work import LossCheck, WorkVerifier
 from node.clock import Clock
 from node.ledger.chainstore import HeadChange as HeadMove
@@ -96,11 +97,39 @@ class Chain:
         self._ledger = Ledger.open(store, self.genesis_hash, dict(state.tree.new_nodes()))
         self._store = Store(self.genesis_hash, genesis.time)
         for block_hash, header in self._ledger.iterate_headers():
-            self._store.on_block(block_hash, header.parent, header.height, header.time)
+            self._load(block_hash, header)
         self._head_hash = self._ledger.head
         self._head = self._require_header(self._head_hash)
 
+    def _load(self, block_hash: Hash32, header: Header) -> None:
+        """Tell the fork choice of a stored block; what left the last finalised block is passed over."""
+        if header.parent not in self._store:
+            return
+        finality = State(Tree(header.state_root, self._ledger)).get_finality()
+        try:
+            self._store.on_block(
+                block_hash,
+                header.parent,
+                header.height,
+                header.time,
+                justified=finality.justified,
+                finalized=finality.finalized,
+            )
+        except InvalidBlock as error:
+            if error.reason is not Reason.FORK_FINAL:
+                raise
+
     # --- reading ------------------------------------------------------------------------------
+
+    @property
+    def finalized(self) -> Checkpoint:
+        """The highest block that can never be undone."""
+        return self._store.finalized
+
+    @property
+    def justified(self) -> Checkpoint:
+        """Where the fork choice starts from."""
+        return self._store.justified
 
     @property
     def head(self) -> Header:
@@ -219,6 +248,9 @@ class Chain:
                 check_block(block, self.params, self.chain_id)
                 self._orphans.add(waiting)
                 return Imported(ImportStatus.ORPHAN, block_hash, missing=header.parent)
+            if not self._store.is_extendable(header.parent):
+                detail = f"height {header.height} leaves the final block at {self.finalized.height}"
+                raise InvalidBlock(Reason.FORK_FINAL, detail, peer_at_fault=False)
             state = validate_block(
                 parent,
                 self.get_state(header.parent),
@@ -237,7 +269,15 @@ class Chain:
         except Held as held:
             self._judged.add(waiting)
             return Imported(ImportStatus.HELD, block_hash, until=held.until)
-        self._store.on_block(block_hash, header.parent, header.height, header.time)
+        finality = state.get_finality()
+        self._store.on_block(
+            block_hash,
+            header.parent,
+            header.height,
+            header.time,
+            justified=finality.justified,
+            finalized=finality.finalized,
+        )
         change = self._get_change(block_hash, block)
         move = None
         if change is not None:

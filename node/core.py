@@ -12,8 +12,9 @@ from consensus.codec import CodecError, decode, encode
 from consensus.crypto import SigningKey
 from consensus.errors import InvalidTransaction
 from consensus.gossip_rules import Outcome, judge_claim, judge_presence
+from consensus.payload import Payload
 from consensus.state import State, TaskStatus
-from consensus.task import Batch, Claim, OpenGradient, OpenLoss, Payload
+from consensus.task import Batch, Claim, OpenGradient, OpenLoss
 from consensus.transaction import (
     SignedTransaction,
     compute_transaction_id,

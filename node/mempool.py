@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consensus.codec import encode
-from consensus.task import Available, OpenGradient, OpenLoss, Payload, PublishTask
+from consensus.payload import Payload
+from consensus.task import Available, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Address, Hash32
 

@@ -5,7 +5,8 @@ import logging
 from consensus.block import Work
 from consensus.codec import encode
 from consensus.errors import InvalidBlock
-from consensus.proposal import Proposal, build_proposal, build_work
+from consensus.finality import is_finality_wanted
+from consensus.proposal import Proposal, build_proposal, build_work, is_worth_making
 from consensus.state import State, TaskState
 from consensus.transaction import compute_transaction_id
 from consensus.turns import get_carrier_proposer
@@ -69,15 +70,13 @@ class Proposer:
         chain = core.chain
         if get_carrier_proposer(state, chain.params, chain.head, now) != core.address:
             return False
-        if not len(core.mempool) and not self._needs_depth(state):
+        if not len(core.mempool) and not is_finality_wanted(state):
             return False
         proposal = self._build(None, now)
-        if proposal is None:
+        if proposal is None or not is_worth_making(chain.head, state, proposal, now, chain.params):
             return False
-        count = len(proposal.block.body.transactions)
-        if not count and not self._needs_depth(state):
-            return False
-        return self._submit(proposal, f"{count} transactions")
+        body = proposal.block.body
+        return self._submit(proposal, f"{len(body.transactions)} transactions, {len(body.votes)} votes")
 
     def _build(self, work: Work | None, now: Millis) -> Proposal | None:
         """A block on the head, or None if this node may not propose it now."""
@@ -98,15 +97,6 @@ class Proposer:
             return None
         core.mempool.remove(compute_transaction_id(r.transaction) for r in proposal.refused)
         return proposal
-
-    def _needs_depth(self, state: State) -> bool:
-        """Whether a milestone waits for nothing but blocks above its task's publication (W1)."""
-        chain = self._core.chain
-        return any(
-            task.qualified and chain.head.height - task.published_height < chain.params.confirm_depth
-            for task_id in self._core.get_open_tasks()
-            if (task := state.get_task(task_id)) is not None
-        )
 
     def _submit(self, proposal: Proposal, what: str) -> bool:
         outcome = self._core.take_block(encode(proposal.block))

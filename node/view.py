@@ -7,12 +7,12 @@ from pathlib import Path
 from consensus.codec import CodecError, decode, encode
 from consensus.identifiers import compute_opening_hash
 from consensus.params import ChainParams
+from consensus.payload import Payload
 from consensus.state import State
 from consensus.task import (
     BlobRef,
     OpenGradient,
     OpenLoss,
-    Payload,
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Hash32, Height

@@ -19,7 +19,8 @@ import aiohttp
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from consensus.codec import encode
-from consensus.task import BlobRef, Payload
+from consensus.payload import Payload
+from consensus.task import BlobRef
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
 from node.api import schemas

@@ -166,7 +166,7 @@ class TaskReader:
                 self.scale_loss(ladder[record.next_rung].target) if record.next_rung < len(ladder) else None
             ),
             rungs=len(ladder),
-            rungs_taken=record.next_paid_rung,
+            rungs_taken=record.next_taken_rung,
             deadline=self.publication.deadline,
         )
 

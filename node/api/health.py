@@ -72,7 +72,7 @@ class NodeCollector(Collector):
             reader = TaskReader(self._view, state, task)
             labels = [task.hex()]
             step.add_metric(labels, reader.record.step)
-            rungs.add_metric(labels, reader.record.next_paid_rung)
+            rungs.add_metric(labels, reader.record.next_taken_rung)
             if reader.record.last_loss is not None:
                 loss.add_metric(labels, reader.scale_loss(reader.record.last_loss))
         yield from (step, loss, rungs)

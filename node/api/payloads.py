@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from consensus import task as core
+from consensus.payload import Payload
 from consensus.types import MAX_AMOUNT, MAX_LADDER, MAX_TIME_MS
 
 T = TypeVar("T")
@@ -212,7 +213,7 @@ AnyPayload = (
     | ExpirePayload
 )
 
-_MODELS: dict[type[core.Payload], type[AnyPayload]] = {
+_MODELS: dict[type[Payload], type[AnyPayload]] = {
     core.Transfer: TransferPayload,
     core.DraftTask: DraftPayload,
     core.Contribute: ContributePayload,
@@ -222,22 +223,22 @@ _MODELS: dict[type[core.Payload], type[AnyPayload]] = {
     core.OpenLoss: OpenLossPayload,
     core.ExpireTask: ExpirePayload,
 }
-_CORES: dict[type[AnyPayload], type[core.Payload]] = {model: kind for kind, model in _MODELS.items()}
+_CORES: dict[type[AnyPayload], type[Payload]] = {model: kind for kind, model in _MODELS.items()}
 
 payload_adapter: TypeAdapter[AnyPayload] = TypeAdapter(PayloadModel)
 
 
-def get_kind(payload: core.Payload) -> str:
+def get_kind(payload: Payload) -> str:
     """The payload's name in JSON."""
     return str(_MODELS[type(payload)].model_fields["kind"].default)
 
 
-def encode_payload(payload: core.Payload) -> AnyPayload:
+def encode_payload(payload: Payload) -> AnyPayload:
     """The payload's JSON model."""
     return _MODELS[type(payload)].model_validate(payload)
 
 
-def decode_payload(model: AnyPayload) -> core.Payload:
+def decode_payload(model: AnyPayload) -> Payload:
     """The consensus payload that a validated model describes."""
     return build_core(_CORES[type(model)], model)
 

@@ -11,8 +11,9 @@ from typing import Protocol
 
 from consensus.block import Block, Header, Work
 from consensus.params import ChainParams
+from consensus.payload import Payload
 from consensus.state import Account, State, TaskState
-from consensus.task import BlobRef, OpenGradient, OpenLoss, Payload
+from consensus.task import BlobRef, OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
 from consensus.types import Address, Hash32, Height, Millis
 from node.events import EventBus

@@ -8,7 +8,8 @@ import pytest
 from consensus.block import Block, Body, Header
 from consensus.codec import encode
 from consensus.identifiers import compute_block_hash
-from consensus.task import Available, Contribute, ExpireTask, Payload, Transfer
+from consensus.payload import Payload
+from consensus.task import Available, Contribute, ExpireTask, Transfer
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import ZERO_HASH, Address, Amount, Hash32, Height, Millis, Signature
 from node.ledger import schema

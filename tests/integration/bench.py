@@ -13,8 +13,9 @@ from consensus.crypto import SigningKey
 from consensus.identifiers import compute_draft_hash, compute_task_id
 from consensus.leases import compute_leases
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
+from consensus.payload import Payload
 from consensus.state import TaskStatus
-from consensus.task import Available, Contribute, DraftTask, Payload
+from consensus.task import Available, Contribute, DraftTask
 from consensus.types import ZERO_HASH, Address, Amount, Hash32, Millis
 from node.blobs import BlobStore
 from node.chain import Chain
@@ -82,7 +83,7 @@ class Bench:
         self._genesis = Genesis(
             "leases",
             self.clock.now_ms(),
-            ChainParams(lease_ms=LEASE_MS, confirm_depth=1),
+            ChainParams(lease_ms=LEASE_MS, verdict_ms=3_000),
             tuple(GenesisAccount(key.address, Amount(10**6), key.address.hex()[:8]) for key in keys),
             (Validator(CUSTODY.address, 1),),
             tuple(key.address.hex()[:8] for key in MINERS),

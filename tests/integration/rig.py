@@ -17,8 +17,9 @@ from consensus.claims import sign_claim
 from consensus.codec import encode
 from consensus.gossip_rules import Outcome
 from consensus.identifiers import compute_draft_hash, compute_task_id
+from consensus.payload import Payload
 from consensus.state import State, TaskState, TaskStatus
-from consensus.task import BlobRef, Claim, Contribute, DraftTask, Payload
+from consensus.task import BlobRef, Claim, Contribute, DraftTask
 from consensus.transaction import compute_transaction_id
 from consensus.types import ZERO_HASH, Hash32, Height, Millis
 from node.blobs import BlobStore
@@ -43,7 +44,7 @@ PARAMS = {
     "slot_ms": 500,
     "rank_ms": 500,
     "lease_ms": 2_000,
-    "confirm_depth": 1,
+    "verdict_ms": 3_000,
 }
 MAX_BALANCE = 1_000_000_000
 

@@ -220,7 +220,7 @@ def test_every_rule_is_forged() -> None:
         Reason.B1_NON_CANONICAL,
         Reason.B7_RANK,
         Reason.W1_STATUS,
-        Reason.W1_DEPTH,
+        Reason.W1_FINAL,
         Reason.W1_DEADLINE,
         Reason.W4_CIPHERTEXT,
     }
@@ -307,7 +307,7 @@ async def test_forged_work(
     await follower.go_on(honest)
     paid = follower.chain.head_state.get_task(mined.task)
     assert paid is not None
-    assert paid.next_paid_rung == 1
+    assert paid.next_taken_rung == 1
 
 
 async def test_later_loss_opening_chosen(mined: RecordedWorld, start: Start) -> None:
@@ -381,7 +381,7 @@ async def test_work_on_a_publication_that_is_not_deep_enough(start: Start) -> No
     await follower.follow()
     honest = world.build_carrier()
     forged = world.forge(honest, key=MINER_A, body=replace(honest.body, work=world.build_work()))
-    await follower.refuse(forged, Reason.W1_DEPTH)
+    await follower.refuse(forged, Reason.W1_FINAL)
     await follower.go_on(honest)
 
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from consensus.errors import InvalidBlock, InvalidTransaction
 from consensus.identifiers import compute_weights_digest
+from consensus.payload import Payload
 from consensus.proposal import build_block, build_proposal, get_work_entitled_time
 from consensus.state import TaskStatus
-from consensus.task import Available, ExpireTask, Milestone, Payload
+from consensus.task import Available, ExpireTask, Milestone
 from consensus.transaction import SignedTransaction
 from consensus.transition import apply_transaction
 from consensus.types import Amount, Millis

@@ -46,7 +46,7 @@ PROFILE = {
         "slot_ms": 800,
         "rank_ms": 2_000,
         "lease_ms": 6_000,
-        "confirm_depth": 1,
+        "verdict_ms": 3_000,
     },
     "node": {"workers": 1, "stop_timeout_s": 10},
 }

@@ -188,7 +188,7 @@ TWICE = (GENESIS.accounts[0], GENESIS.accounts[0])
         {"params": ChainParams(min_block_ms=0)},
         {"params": ChainParams(slot_ms=0)},
         {"params": ChainParams(idle_ms=100)},
-        {"params": ChainParams(confirm_depth=-1)},
+        {"params": ChainParams(verdict_ms=-1)},
         {"params": ChainParams(max_transactions=0)},
     ],
 )

@@ -117,7 +117,7 @@ def test_forged_work_is_refused_with_its_reason(world: World, forge: Forge, reas
     assert caught.value.reason == reason
     assert world.state.root == before
     world.add(block)
-    assert world.task_state.next_paid_rung == 1
+    assert world.task_state.next_taken_rung == 1
 
 
 def _refuse_own_work(world: World, key: SigningKey = MINER_A, after: int = 60_000) -> Reason:
@@ -177,7 +177,7 @@ def test_work_whose_publication_is_not_deep_enough_is_refused() -> None:
     world.open()
     world.open_loss(60)
     while world.header.height - world.task_state.published_height < 6:
-        assert _refuse_own_work(world) == Reason.W1_DEPTH
+        assert _refuse_own_work(world) == Reason.W1_FINAL
         assert (
             get_work_entitled_time(
                 world.state, world.task, MINER_A.address, world.header, deep, world.header.time
@@ -187,7 +187,7 @@ def test_work_whose_publication_is_not_deep_enough_is_refused() -> None:
         world.carry()
     # Nobody is credited, so the turn holder takes it; the first of them who is not of the custody's side.
     world.add(world.build_work_block(MINER_A))
-    assert world.task_state.next_paid_rung == 1
+    assert world.task_state.next_taken_rung == 1
 
 
 # --- W4 ---------------------------------------------------------------------------------------
@@ -330,14 +330,14 @@ def test_milestones_are_taken_in_order(world: World) -> None:
     assert caught.value.reason == Reason.W1_MILESTONE
     world.add(block)
     world.add(world.build_work_block(BY[second.credits[0].miner]))
-    assert world.task_state.next_paid_rung == 2
+    assert world.task_state.next_taken_rung == 2
 
 
 def test_transactions_of_a_work_block_see_the_state_after_the_work(world: World) -> None:
     """The custody's next opening and the milestone share a block."""
     opening = world.sign(CUSTODY, world.build_gradient())
     world.add(world.build_work_block(MINER_A, opening))
-    assert (world.task_state.step, world.task_state.next_paid_rung) == (3, 1)
+    assert (world.task_state.step, world.task_state.next_taken_rung) == (3, 1)
 
 
 def test_building_work_needs_the_right_weights(world: World) -> None:

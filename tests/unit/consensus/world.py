@@ -19,6 +19,7 @@ from consensus.identifiers import (
     compute_work_root,
 )
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
+from consensus.payload import Payload, Verdict
 from consensus.proposal import build_proposal, build_work, get_work_entitled_time
 from consensus.publication import get_step_batches
 from consensus.state import State, TaskState
@@ -35,13 +36,13 @@ from consensus.task import (
     OpenLoss,
     Optimizer,
     PatientRange,
-    Payload,
     PublishTask,
     Transfer,
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id, sign_transaction, uses_nonce
-from consensus.types import Amount, Hash32, Height, Millis
+from consensus.types import Address, Amount, Hash32, Height, Millis
 from consensus.validation import validate_block
+from consensus.vote import Checkpoint, Vote, sign_vote
 from consensus.work import NoProofVerifier, WorkVerifier
 
 CUSTODY = SigningKey(b"c" * 32)
@@ -51,13 +52,14 @@ MINER_A = SigningKey(b"a" * 32)
 MINER_B = SigningKey(b"b" * 32)
 OUTSIDER = SigningKey(b"o" * 32)
 """Holds money, belongs to no organisation."""
+VALIDATORS = (CUSTODY, COLLEAGUE, MINER_A, MINER_B)
 KEYS = (CUSTODY, COLLEAGUE, MINER_A, MINER_B, OUTSIDER)
 BY_ADDRESS = {key.address: key for key in KEYS}
 ORGANISATIONS = {CUSTODY: "hospital", COLLEAGUE: "hospital", MINER_A: "lab-a", MINER_B: "lab-b", OUTSIDER: ""}
 
 CIPHERTEXT = hash_domain("test", b"loss ciphertext")
 VERIFIER = NoProofVerifier(CIPHERTEXT)
-PARAMS = ChainParams(max_body_bytes=16_384, max_transactions=40)
+PARAMS = ChainParams(max_body_bytes=16_384, max_transactions=40, verdict_ms=30_000, evidence_ms=600_000)
 START = Millis(1_700_000_000_000)
 
 
@@ -67,7 +69,7 @@ def build_genesis(params: ChainParams = PARAMS, name: str = "test") -> Genesis:
         time=START,
         params=params,
         accounts=tuple(GenesisAccount(k.address, Amount(1_000_000), ORGANISATIONS[k]) for k in KEYS),
-        validators=tuple(Validator(k.address, 10) for k in (CUSTODY, COLLEAGUE, MINER_A, MINER_B)),
+        validators=tuple(Validator(k.address, 10) for k in VALIDATORS),
         mining_organisations=("lab-a", "lab-b", "hospital"),
     )
 
@@ -178,8 +180,22 @@ class World:
         turn = self.header.height + 1 + (after - self.params.idle_ms) // self.params.slot_ms
         return BY_ADDRESS[self.genesis.validators[turn % 4].address]
 
-    def build_carrier(self, *transactions: SignedTransaction, after: int = 2_000) -> Block:
-        """A valid carrier block on the head with all of the transactions."""
+    @property
+    def head(self) -> Checkpoint:
+        return Checkpoint(self.header.height, compute_block_hash(self.header))
+
+    def build_votes(self, voters: Sequence[SigningKey] | None = None) -> tuple[Vote, ...]:
+        """What honest validators sign for the head; of all four by default."""
+        source = self.state.get_finality().justified
+        if self.header.height <= source.height:
+            return ()
+        keys = VALIDATORS if voters is None else voters
+        return tuple(sign_vote(key, self.chain_id, source, self.head) for key in keys)
+
+    def build_carrier(
+        self, *transactions: SignedTransaction, after: int = 2_000, votes: Sequence[Vote] | None = None
+    ) -> Block:
+        """A valid carrier block on the head with all of the transactions, and by default everyone's votes."""
         proposal = build_proposal(
             self.header,
             self.state,
@@ -189,6 +205,7 @@ class World:
             self.get_turn(after),
             self.params,
             self.chain_id,
+            self.build_votes() if votes is None else votes,
         )
         assert not proposal.refused, proposal.refused
         assert not proposal.premature, proposal.premature
@@ -201,8 +218,10 @@ class World:
         self.state = self.validate(block)
         self.header = block.header
 
-    def carry(self, *transactions: SignedTransaction, after: int = 2_000) -> None:
-        self.add(self.build_carrier(*transactions, after=after))
+    def carry(
+        self, *transactions: SignedTransaction, after: int = 2_000, votes: Sequence[Vote] | None = None
+    ) -> None:
+        self.add(self.build_carrier(*transactions, after=after, votes=votes))
 
     def build_work(self) -> Work:
         return build_work(self.state, self.task, self.weights[self.task_state.qualified[0].step])
@@ -214,7 +233,15 @@ class World:
         )
         assert time is not None
         return build_proposal(
-            self.header, self.state, transactions, self.build_work(), time, key, self.params, self.chain_id
+            self.header,
+            self.state,
+            transactions,
+            self.build_work(),
+            time,
+            key,
+            self.params,
+            self.chain_id,
+            self.build_votes(),
         ).block
 
     def forge(
@@ -300,6 +327,14 @@ class World:
     def open_loss(self, loss: int) -> None:
         self.carry(self.sign(CUSTODY, self.build_loss(loss)))
 
+    def build_verdict(self, accept: bool = True, at: int = 0) -> Verdict:
+        """On one of the unsettled milestones."""
+        return Verdict(self.task, self.task_state.unsettled[at].milestone.loss_opening, accept, 900, 800)
+
+    def settle(self) -> None:
+        """Three of four validators accept the first unsettled milestone."""
+        self.carry(*(self.sign(key, self.build_verdict()) for key in (COLLEAGUE, MINER_A, MINER_B)))
+
     def transfer(
         self, key: SigningKey, to: SigningKey, amount: int, nonce: int | None = None
     ) -> SignedTransaction:
@@ -308,13 +343,23 @@ class World:
     # --- money --------------------------------------------------------------------------------
 
     def count_money(self) -> int:
-        """Everything that exists: balances, escrows, bonds."""
-        total = sum(self.state.get_account(key.address).balance for key in KEYS)
-        for task in self.state.get_tasks():
-            task_state = self.state.get_task(task)
-            assert task_state is not None
-            total += task_state.escrow + task_state.bond
-        return total
+        """Everything that exists: balances, stakes, deposits, locks, treasury, escrows, bonds."""
+        return count_money(self.state, [key.address for key in KEYS])
+
+
+def count_money(state: State, addresses: Sequence[Address]) -> int:
+    """All money of a state in which only these accounts have ever held any."""
+    jailed = state.get_jailed()
+    pending = state.get_pending_set()
+    total = sum(state.get_account(address).balance for address in addresses)
+    total += sum(member.stake for member in state.get_validators() if member.address not in jailed)
+    total += sum(member.stake for member in pending.deposits) if pending else 0
+    total += sum(lock.amount for lock in state.get_locks()) + state.get_charter().treasury
+    for task in state.get_tasks():
+        task_state = state.get_task(task)
+        assert task_state is not None
+        total += task_state.escrow + task_state.bond
+    return total
 
 
 def build_milestone_world(miners: Sequence[SigningKey] = (MINER_A, MINER_A, MINER_B)) -> World:

@@ -16,6 +16,7 @@ from consensus.identifiers import (
     compute_task_id,
 )
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
+from consensus.payload import Payload
 from consensus.records import ContributionRecord, DraftRecord, TaskState, TaskStatus
 from consensus.state import State
 from consensus.task import (
@@ -29,7 +30,6 @@ from consensus.task import (
     OpenGradient,
     OpenLoss,
     Optimizer,
-    Payload,
     PublishTask,
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id, sign_transaction
@@ -191,7 +191,7 @@ class FakeNode:
             interval_credits=(),
             qualified=(),
             next_rung=1,
-            next_paid_rung=1,
+            next_taken_rung=1,
             escrow=Amount(500),
             bond=Amount(10),
         )
