@@ -1,13 +1,23 @@
-"""The durable store: LevelDB with checksums verified and synced atomic batches."""
+"""The durable store: LevelDB with checksums verified, synced atomic batches and a mark of their number."""
 
 import contextlib
+import logging
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
 import plyvel
 
-from node.ledger.store import StoreError
+from node.crashpoints import CrashPoint, reach
+from node.ledger.files import check_files
+from node.ledger.mark import CommitMark, load_mark
+from node.ledger.store import StoreDamaged, StoreError
+
+logger = logging.getLogger(__name__)
+
+COMMITS_KEY = b"\xffcommits"
+"""Holds the number of the last commit; hidden from iteration."""
 
 
 class _Batch(Protocol):
@@ -22,6 +32,7 @@ class _Database(Protocol):
     def get(self, key: bytes, *, verify_checksums: bool) -> bytes | None: ...
     def write_batch(self, *, sync: bool) -> _Batch: ...
     def iterator(self, *, prefix: bytes, verify_checksums: bool) -> Iterator[tuple[bytes, bytes]]: ...
+    def compact_range(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -29,34 +40,79 @@ _ERRORS = (plyvel.Error, OSError, RuntimeError)
 
 
 class LevelStore:
-    """A `KeyValueStore` in one folder that only one process may hold open."""
+    """A `KeyValueStore` in one folder that only one process may hold open.
 
-    def __init__(self, path: Path, *, cache_bytes: int = 32 * 1024 * 1024) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+    What is not as it was written raises `StoreDamaged`, at the latest when it is read: missing files,
+    checksums that fail, and an end that is lost (by the commit mark).
+    """
+
+    def __init__(
+        self, path: Path, *, cache_bytes: int = 32 * 1024 * 1024, write_buffer_bytes: int | None = None
+    ) -> None:
         self._path = path
+        is_there = check_files(path)
+        path.mkdir(parents=True, exist_ok=True)
+        marked = load_mark(path) if is_there else None
+        # A new database's mark comes first: a database without one has lost it.
+        self._mark = None if is_there else self._open_mark(0)
         try:
             self._database = cast(
                 _Database,
                 plyvel.DB(
                     str(path),
-                    create_if_missing=True,
+                    create_if_missing=not is_there,
                     paranoid_checks=True,
                     lru_cache_size=cache_bytes,
                     bloom_filter_bits=10,
+                    write_buffer_size=write_buffer_bytes,
                 ),
             )
-        except plyvel.CorruptionError as error:
-            raise StoreError(f"the database at {path} is damaged: {error}") from error
         except _ERRORS as error:
-            if "lock" in str(error).lower():
+            self._close_mark()
+            if "IO error: lock" in str(error):
                 raise StoreError(f"the database at {path} is in use by another process") from error
-            raise StoreError(f"the database at {path} can't be opened: {error}") from error
+            raise self._translate(error, "opening") from error
+        self._lock = threading.Lock()
+        try:
+            self._commits = self._check_commits(marked) if is_there else 0
+            self._mark = self._mark or self._open_mark(self._commits)
+        except StoreError:
+            self.close()
+            raise
+
+    def _open_mark(self, commits: int) -> CommitMark:
+        try:
+            return CommitMark(self._path, commits)
+        except OSError as error:
+            raise StoreError(f"the database at {self._path} can't be written: {error}") from error
+
+    def _check_commits(self, marked: int | None) -> int:
+        stored = self.get(COMMITS_KEY)
+        commits = 0 if stored is None else int.from_bytes(stored, "big")
+        if marked is None and stored is not None:
+            raise StoreDamaged(f"the database at {self._path} has lost its commit mark (the file COMMITS)")
+        if commits < (marked or 0):
+            raise StoreDamaged(
+                f"the database at {self._path} has lost its last {(marked or 0) - commits} commits: "
+                "a log (*.log) or MANIFEST is missing or ends early"
+            )
+        return commits
+
+    def _translate(self, error: Exception, doing: str) -> StoreError:
+        # A table that has vanished is an I/O error to LevelDB.
+        if isinstance(error, plyvel.CorruptionError) or "No such file" in str(error):
+            return StoreDamaged(f"the database at {self._path} is damaged: {error}")
+        return StoreError(f"{doing} the database at {self._path} failed: {error}")
+
+    @property
+    def path(self) -> Path:
+        return self._path
 
     def get(self, key: bytes) -> bytes | None:
         try:
             return self._database.get(key, verify_checksums=True)
         except _ERRORS as error:
-            raise StoreError(f"reading {self._path} failed: {error}") from error
+            raise self._translate(error, "reading") from error
 
     def write_batch(
         self,
@@ -64,29 +120,62 @@ class LevelStore:
         deletes: Iterable[bytes] = (),
         sync: bool = True,
     ) -> None:
-        try:
-            batch = self._database.write_batch(sync=sync)
-            for key in deletes:
-                batch.delete(key)
-            for key, value in puts:
-                batch.put(key, value)
-            batch.write()
-        except _ERRORS as error:
-            raise StoreError(f"writing {self._path} failed: {error}") from error
+        with self._lock:
+            try:
+                batch = self._database.write_batch(sync=sync)
+                for key in deletes:
+                    batch.delete(key)
+                for key, value in puts:
+                    batch.put(key, value)
+                commits = self._commits + 1
+                batch.put(COMMITS_KEY, commits.to_bytes(8, "big"))
+                batch.write()
+            except _ERRORS as error:
+                raise self._translate(error, "writing") from error
+            self._commits = commits
+            reach(CrashPoint.BATCH_SYNCED)
+            if sync and self._mark is not None:
+                try:
+                    self._mark.write(commits)
+                except OSError as error:
+                    # The batch is safe, and a mark that stays behind is not wrong.
+                    logger.warning("the commit mark of %s can't be written: %s", self._path, error)
 
     def iterate(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
             # The iterator is made here, not at the first `next`: its snapshot is of the call.
-            return self._guard(self._database.iterator(prefix=prefix, verify_checksums=True))
+            items = self._database.iterator(prefix=prefix, verify_checksums=True)
         except _ERRORS as error:
-            raise StoreError(f"reading {self._path} failed: {error}") from error
+            raise self._translate(error, "reading") from error
+        return self._guard(items, COMMITS_KEY.startswith(prefix))
 
-    def _guard(self, items: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    def _guard(
+        self, items: Iterator[tuple[bytes, bytes]], is_commits_among: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """LevelDB passes over a block that it can't read and says so at the end only."""
         try:
-            yield from items
+            if not is_commits_among:
+                yield from items
+                return
+            for item in items:
+                if item[0] != COMMITS_KEY:
+                    yield item
         except _ERRORS as error:
-            raise StoreError(f"reading {self._path} failed: {error}") from error
+            raise self._translate(error, "reading") from error
+
+    def compact(self) -> None:
+        """Rewrite everything into as few tables as possible; takes a while."""
+        try:
+            self._database.compact_range()
+        except _ERRORS as error:
+            raise self._translate(error, "compacting") from error
 
     def close(self) -> None:
         with contextlib.suppress(plyvel.Error):
             self._database.close()
+        self._close_mark()
+
+    def _close_mark(self) -> None:
+        if self._mark is not None:
+            self._mark.close()
+            self._mark = None

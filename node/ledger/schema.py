@@ -3,7 +3,7 @@
 | Prefix | Key | Value |
 |---|---|---|
 | `v` | - | schema version |
-| `m` | - | msgpack [chain id, head hash, head height] |
+| `m` | - | msgpack [chain id, head hash, head height, base] |
 | `b` | block hash | encoded block |
 | `e` | height, block hash | encoded header: iterates parents before children |
 | `i` | block hash | msgpack `BlockIndex` |
@@ -21,7 +21,7 @@ import msgpack
 
 from consensus.types import Hash32
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 VERSION_KEY = b"v"
 META_KEY = b"m"
@@ -46,7 +46,11 @@ class LedgerError(Exception):
 
 
 class SchemaError(LedgerError):
-    """The database is of another version, or a record in it can't be read."""
+    """The database is of another version, or holds something else than a ledger."""
+
+
+class LedgerDamaged(LedgerError):
+    """Something that the ledger must hold is missing from it, or is not what was stored: rebuild it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class Meta:
     chain_id: Hash32
     head: Hash32
     height: int
+    base: int = 0
+    """Lowest height whose bodies are kept: below it there are headers, indices and perhaps nothing more.
+    0 when nothing was ever left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,11 @@ def block_key(block: Hash32) -> bytes:
 
 def header_key(height: int, block: Hash32) -> bytes:
     return HEADER_PREFIX + _U64.pack(height) + block
+
+
+def header_prefix(height: int) -> bytes:
+    """Of all headers of a height."""
+    return HEADER_PREFIX + _U64.pack(height)
 
 
 def index_key(block: Hash32) -> bytes:
@@ -119,20 +131,24 @@ def encode_version(version: int) -> bytes:
 
 def decode_version(data: bytes) -> int:
     if len(data) != _U32.size:
-        raise SchemaError(f"Expected a schema version of {_U32.size} bytes. Got {len(data)}.")
+        raise LedgerDamaged(f"the schema version is damaged: it has {len(data)} bytes")
     return int(_U32.unpack(data)[0])
 
 
 def encode_meta(meta: Meta) -> bytes:
-    return bytes(msgpack.packb((meta.chain_id, meta.head, meta.height)))
+    return bytes(msgpack.packb((meta.chain_id, meta.head, meta.height, meta.base)))
 
 
 def decode_meta(data: bytes) -> Meta:
+    """Of this version, or of version 1, which knew no base. Raises `LedgerDamaged`."""
     try:
-        chain_id, head, height = msgpack.unpackb(data)
+        chain_id, head, height, *rest = msgpack.unpackb(data)
+        (base,) = rest or (0,)
+        if len(chain_id) != 32 or len(head) != 32 or not 0 <= base <= height:
+            raise ValueError("its fields are out of range")
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise SchemaError(f"the head record is damaged: {error}") from error
-    return Meta(Hash32(chain_id), Hash32(head), int(height))
+        raise LedgerDamaged(f"the head record is damaged: {error}") from error
+    return Meta(Hash32(chain_id), Hash32(head), int(height), int(base))
 
 
 def encode_index(index: BlockIndex) -> bytes:
@@ -149,7 +165,7 @@ def decode_index(data: bytes) -> BlockIndex:
             tuple((int(position), Hash32(subject)) for position, subject in subjects),
         )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise SchemaError(f"an index record is damaged: {error}") from error
+        raise LedgerDamaged(f"an index record is damaged: {error}") from error
 
 
 def encode_location(block: Hash32, position: int) -> bytes:
@@ -158,7 +174,7 @@ def encode_location(block: Hash32, position: int) -> bytes:
 
 def decode_location(data: bytes) -> tuple[Hash32, int]:
     if len(data) != 32 + _U32.size:
-        raise SchemaError(f"Expected a location of 36 bytes. Got {len(data)}.")
+        raise LedgerDamaged(f"a transaction's location is damaged: it has {len(data)} bytes")
     return Hash32(data[:32]), int(_U32.unpack(data[32:])[0])
 
 

@@ -8,6 +8,10 @@ class StoreError(Exception):
     """The store can't be opened, read or written; nothing of a failed batch is visible."""
 
 
+class StoreDamaged(StoreError):
+    """What is on disk is not what was written: it has to be rebuilt."""
+
+
 class KeyValueStore(Protocol):
     """Ordered by key bytes. A batch is visible and durable as a whole, or not at all."""
 
