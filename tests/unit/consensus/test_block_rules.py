@@ -11,8 +11,9 @@ from consensus.codec import encode
 from consensus.crypto import hash_domain
 from consensus.errors import Held, InvalidBlock, Reason
 from consensus.identifiers import compute_chain_id
-from consensus.types import MAX_TIME_MS, ZERO_HASH, Millis, Signature
+from consensus.types import MAX_TIME_MS, ZERO_HASH, Height, Millis, Signature
 from consensus.validation import validate_block
+from consensus.vote import Checkpoint, Vote, sign_vote
 from tests.unit.consensus.world import (
     CUSTODY,
     MINER_A,
@@ -60,12 +61,20 @@ def _drop_transaction(world: World, block: Block) -> Block:
     return replace(block, body=replace(block.body, transactions=()))
 
 
+GENESIS = Checkpoint(Height(0), ZERO_HASH)
+
+
+def _build_stale_vote(world: World) -> Vote:
+    """On genesis, which is final from the beginning."""
+    return sign_vote(MINER_A, world.chain_id, GENESIS, Checkpoint(Height(0), world.chain_id))
+
+
 def _add_vote(world: World, block: Block) -> Block:
-    return replace(block, body=replace(block.body, votes=(b"vote",)))
+    return replace(block, body=replace(block.body, votes=(*block.body.votes, _build_stale_vote(world))))
 
 
 def _add_vote_with_root(world: World, block: Block) -> Block:
-    return world.forge(block, body=replace(block.body, votes=(b"vote",)))
+    return world.forge(block, body=replace(block.body, votes=(*block.body.votes, _build_stale_vote(world))))
 
 
 def _add_invalid(world: World, block: Block) -> Block:
@@ -105,7 +114,7 @@ FORGERIES: list[tuple[Forge, Reason, Reason | None]] = [
     (lambda world, block: world.forge(block, key=MINER_B), Reason.B7_TURN, None),
     (lambda world, block: world.forge(block, key=OUTSIDER), Reason.B7_TURN, None),
     (_set_parent_time(1_500 + 2_000), Reason.B7_TURN, None),
-    (_add_vote_with_root, Reason.B8_VOTES, None),
+    (_add_vote_with_root, Reason.B8_VOTES, Reason.VOTE_FINAL),
     (_set(state_root=ZERO_HASH), Reason.B9_STATE_ROOT, None),
 ]
 
@@ -162,7 +171,7 @@ def test_oversize_bytes_are_refused_before_they_are_decoded(world: World) -> Non
 
 def test_oversize_body_is_refused(world: World) -> None:
     block = world.build_carrier()
-    forged = world.forge(block, body=replace(block.body, votes=(bytes(world.params.max_body_bytes),)))
+    forged = world.forge(block, body=replace(block.body, votes=(_build_stale_vote(world),) * 100))
     for form in (forged, encode(forged)):
         with pytest.raises(InvalidBlock) as caught:
             world.validate(form)

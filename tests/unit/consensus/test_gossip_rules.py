@@ -86,6 +86,7 @@ def test_claims_of_an_ended_task_are_ignored() -> None:
     claim = encode(world.build_claims(0)[0])
     world.open_loss(1)
     world.add(world.build_work_block(MINER_A))
+    world.settle()
     assert judge_claim(claim, world.state, world.chain_id).outcome == Outcome.IGNORE
 
 

@@ -127,15 +127,20 @@ def test_a_task_expires_after_its_deadline_only() -> None:
     before = world.count_money()
     world.carry(expire, after=span + 1)
     assert world.task_state.status == TaskStatus.EXPIRED
+    # The bond stays within reach of evidence for a while.
+    assert world.state.get_account(CUSTODY.address).balance == 1_000_000 - 5_000
+    world.carry(after=world.params.evidence_ms)
     assert world.state.get_account(CUSTODY.address).balance == 1_000_000
+    assert world.state.get_locks() == ()
     assert world.count_money() == before
     assert refuse(world, expire) == Reason.TASK_ENDED
 
 
 def test_expiry_pays_every_credited_batch_its_fee_once() -> None:
-    """Batches of a taken milestone, of a pending one, and of none."""
+    """Batches of a settled milestone, of a pending one, and of none."""
     world = build_milestone_world()
     world.add(world.build_work_block(MINER_A))
+    world.settle()
     before = {key: world.state.get_account(key.address).balance for key in (MINER_A, MINER_B)}
     world.open_gradient()
     world.open_gradient()
@@ -166,8 +171,12 @@ def test_spent_openings_expire_a_task_unless_something_is_pending() -> None:
     assert refuse(world, expire) == Reason.EXPIRE_EARLY
     winner = world.task_state.qualified[0].credits[0].miner
     world.add(world.build_work_block(MINER_A if winner == MINER_A.address else MINER_B))
-    world.carry(expire)
+    assert refuse(world, expire) == Reason.EXPIRE_EARLY
+    money = world.count_money()
+    world.carry(expire, after=world.params.verdict_ms)
     assert world.task_state.status == TaskStatus.EXPIRED
+    assert world.task_state.settled is not None  # nobody rejected it in its time
+    assert world.count_money() == money
 
 
 def test_a_milestone_without_credits_pays_nobody() -> None:
@@ -177,7 +186,9 @@ def test_a_milestone_without_credits_pays_nobody() -> None:
     world.open_loss(10)
     money = world.count_money()
     world.add(world.build_work_block(MINER_B))
+    world.settle()
     assert world.task_state.status == TaskStatus.COMPLETE
+    world.carry(after=world.params.evidence_ms)
     assert world.state.get_account(CUSTODY.address).balance == 1_000_000
     assert world.count_money() == money
 

@@ -8,10 +8,9 @@ import pytest
 from consensus.block import Block, Work
 from consensus.crypto import SigningKey, hash_domain
 from consensus.errors import InvalidBlock, NeedsWork, Reason
-from consensus.params import ChainParams
 from consensus.proposal import build_block, build_work, get_work_entitled_time
 from consensus.state import TaskStatus
-from consensus.task import Credit, ExpireTask
+from consensus.task import Available, Credit, ExpireTask
 from consensus.types import ZERO_HASH, Millis
 from consensus.work import LossCheck, NoProofVerifier, WorkVerdict
 from tests.unit.consensus.world import (
@@ -24,7 +23,6 @@ from tests.unit.consensus.world import (
     START,
     VERIFIER,
     World,
-    build_genesis,
     build_milestone_world,
 )
 
@@ -171,16 +169,18 @@ def test_work_of_an_ended_task_is_refused(world: World) -> None:
     assert _refuse_own_work(world) == Reason.W1_STATUS
 
 
-def test_work_whose_publication_is_not_deep_enough_is_refused() -> None:
-    deep = ChainParams(max_body_bytes=16_384, max_transactions=40, confirm_depth=6)
-    world = World(build_genesis(deep))
-    world.open()
-    world.open_loss(60)
-    while world.header.height - world.task_state.published_height < 6:
+def test_work_whose_publication_is_not_final_is_refused() -> None:
+    world = World()
+    world.publish()
+    promises = [world.sign(key, Available(world.task)) for key in (CUSTODY, MINER_A, MINER_B)]
+    world.carry(*promises, votes=())
+    world.carry(world.sign(CUSTODY, world.build_loss(60)), votes=())
+    for _ in range(2):
+        assert world.state.get_finality().finalized.height < world.task_state.published_height
         assert _refuse_own_work(world) == Reason.W1_FINAL
         assert (
             get_work_entitled_time(
-                world.state, world.task, MINER_A.address, world.header, deep, world.header.time
+                world.state, world.task, MINER_A.address, world.header, world.params, world.header.time
             )
             is None
         )
@@ -273,6 +273,7 @@ def test_credits_of_the_custodys_own_miners_keep_their_rank_but_may_not_propose(
         world.validate(world.forge(block, key=COLLEAGUE))
     assert caught.value.reason == Reason.W2_CUSTODY
     world.add(block)
+    world.settle()
     assert world.state.get_account(COLLEAGUE.address).balance > before
 
 
@@ -285,6 +286,8 @@ def test_reward_is_split_pro_rata_with_fees_and_the_rest_goes_to_the_first(world
     world.open_gradient()
     world.open_gradient()
     world.add(world.build_work_block(MINER_A))
+    assert all(world.state.get_account(key.address).balance == before[key] for key in before)
+    world.settle()
     earned = {key: world.state.get_account(key.address).balance - before[key] for key in before}
     assert earned == {MINER_A: 750 + 3 * 7, MINER_B: 250 + 7}
     # Rungs 1 and 2 are met by one loss: 801 for four batches, two each.
@@ -294,8 +297,9 @@ def test_reward_is_split_pro_rata_with_fees_and_the_rest_goes_to_the_first(world
     winner, second = (BY[credit.miner] for credit in milestone.credits)
     before = {key: world.state.get_account(key.address).balance for key in (MINER_A, MINER_B)}
     custody = world.state.get_account(CUSTODY.address).balance
-    left = world.task_state.escrow + world.task_state.bond
+    left = world.task_state.escrow
     world.add(world.build_work_block(winner))
+    world.settle()
     earned = {key: world.state.get_account(key.address).balance - before[key] for key in before}
     assert earned == {winner: 401 + 2 * 7, second: 400 + 2 * 7}
     assert world.task_state.status == TaskStatus.COMPLETE
