@@ -268,7 +268,8 @@ def read_yaml(path: Path) -> dict[str, object]:
             "(file)", f"cannot be read: {error}", "Give the path of a readable UTF-8 file"
         )
         raise ConfigError(path, [problem]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # YAML's own error, or what its constructors of numbers and dates let through.
         text = " ".join(str(error).split())
         problem = ConfigProblem("(file)", f"is not YAML: {text}", "Correct the line that is named")
         raise ConfigError(path, [problem]) from error

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -51,7 +52,8 @@ def load_account_key(path: Path) -> SigningKey:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
+        # The last two: another kind of key than this library was built with, or one it can't set up.
         raise KeyFileError(f"{path} is not an unencrypted PKCS#8 PEM key") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(f"{path} is not an Ed25519 key")

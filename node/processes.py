@@ -46,7 +46,7 @@ def get_pid(directory: Path) -> int | None:
     try:
         document = json.loads((directory / PID_FILE).read_text(encoding="utf-8"))
         pid, started = int(document["pid"]), str(document["started"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return pid if _get_start_ticks(pid) == started else None
 

@@ -80,6 +80,13 @@ class TestnetNode:
     """The account, hex."""
 
 
+class _Manifest(BaseModel):
+    """The file that describes a testnet."""
+
+    name: str
+    nodes: tuple[TestnetNode, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Testnet:
     """A testnet's manifest and directory."""
@@ -116,17 +123,16 @@ class Testnet:
         """Raises: TestnetError when the directory holds no testnet."""
         path = directory / MANIFEST
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            nodes = tuple(
-                TestnetNode(**{**node, "roles": tuple(node["roles"])}) for node in document["nodes"]
-            )
-            return cls(directory.resolve(), document["name"], nodes)
+            manifest = _Manifest.model_validate_json(path.read_bytes())
         except OSError as error:
             raise TestnetError(
                 f"{path} cannot be read; run `bmif testnet init --dir {directory}` first"
             ) from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise TestnetError(f"{path} is not a testnet's manifest: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "(file)"
+            raise TestnetError(f"{path} is not a testnet's manifest: {field}: {first['msg']}") from error
+        return cls(directory.resolve(), manifest.name, manifest.nodes)
 
 
 def _get_roles(number: int, miners: int) -> tuple[Role, ...]:

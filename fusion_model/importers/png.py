@@ -149,7 +149,10 @@ def _read_rows(manifest: Path) -> list[Mapping[str, str]]:
 
 def _resolve_inside(manifest: Path, name: str) -> Path:
     folder = manifest.parent.resolve()
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a loop of links
+        raise ImportRefusedError(manifest, f"names {name!r}, which is no path") from error
     if not path.is_relative_to(folder):
         raise ImportRefusedError(manifest, f"names {name}, which is outside its folder")
     return path
