@@ -82,10 +82,12 @@ def _decode_node(node_hash: Hash32, data: bytes) -> _Node:
     if hash_domain("tree", data) != node_hash:
         raise TreeError(f"node {node_hash.hex()} is damaged")
     node: _Node
-    if data[0] == 0:
+    if len(data) >= 33 and data[0] == 0:
         node = _Leaf(int.from_bytes(data[1:33], "big"), data[33:])
-    else:
+    elif len(data) == 66 and data[0] == 1:
         node = _Branch(data[1], data[2:34], data[34:66])
+    else:
+        raise TreeError(f"node {node_hash.hex()} is neither leaf nor branch")
     node.hash = node_hash
     node.stored = True
     return node

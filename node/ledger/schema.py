@@ -144,11 +144,12 @@ def decode_meta(data: bytes) -> Meta:
     try:
         chain_id, head, height, *rest = msgpack.unpackb(data)
         (base,) = rest or (0,)
-        if len(chain_id) != 32 or len(head) != 32 or not 0 <= base <= height:
+        meta = Meta(_check_hash(chain_id), _check_hash(head), _check_number(height), _check_number(base))
+        if meta.base > meta.height:
             raise ValueError("its fields are out of range")
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise LedgerDamaged(f"the head record is damaged: {error}") from error
-    return Meta(Hash32(chain_id), Hash32(head), int(height), int(base))
+    return meta
 
 
 def encode_index(index: BlockIndex) -> bytes:
@@ -158,11 +159,13 @@ def encode_index(index: BlockIndex) -> bytes:
 def decode_index(data: bytes) -> BlockIndex:
     try:
         height, parent, joined, subjects = msgpack.unpackb(data)
+        if type(joined) is not bytes or type(subjects) is not list:
+            raise ValueError("a field of another type")
         return BlockIndex(
-            int(height),
-            Hash32(parent),
-            tuple(Hash32(joined[at : at + 32]) for at in range(0, len(joined), 32)),
-            tuple((int(position), Hash32(subject)) for position, subject in subjects),
+            _check_number(height),
+            _check_hash(parent),
+            tuple(_check_hash(joined[at : at + 32]) for at in range(0, len(joined), 32)),
+            tuple((_check_number(position), _check_hash(subject)) for position, subject in subjects),
         )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise LedgerDamaged(f"an index record is damaged: {error}") from error
@@ -179,13 +182,34 @@ def decode_location(data: bytes) -> tuple[Hash32, int]:
 
 
 def decode_header_key(key: bytes) -> tuple[int, Hash32]:
+    """(height, block). Raises `LedgerDamaged`, as the other keys' decoders do."""
+    _check_key(key, 1 + 8 + 32)
     return int(_U64.unpack(key[1:9])[0]), Hash32(key[9:])
 
 
 def decode_height_key(key: bytes) -> int:
+    _check_key(key, 1 + 8)
     return int(_U64.unpack(key[1:])[0])
 
 
 def decode_subject_key(key: bytes) -> tuple[int, int]:
     """(height, position)"""
+    _check_key(key, 1 + 32 + 8 + 4)
     return int(_U64.unpack(key[33:41])[0]), int(_U32.unpack(key[41:])[0])
+
+
+def _check_key(key: bytes, length: int) -> None:
+    if len(key) != length:
+        raise LedgerDamaged(f"a key of {len(key)} bytes, not {length}: {key[:48].hex()}")
+
+
+def _check_hash(value: object) -> Hash32:
+    if type(value) is not bytes or len(value) != 32:
+        raise ValueError("a hash of another type or length")
+    return Hash32(value)
+
+
+def _check_number(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("a number of another type or range")
+    return value
