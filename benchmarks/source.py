@@ -44,7 +44,7 @@ from node.history import WeightHistory
 from node.ledger.level import LevelStore
 from node.ledger.store import KeyValueStore
 from node.mempool import Mempool
-from node.validator import Recomputer
+from node.recomputer import Recomputer
 from node.work import VerdictBook, WorkService
 from workloads.fusion import WORKLOAD, FusionSpec
 

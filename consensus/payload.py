@@ -37,6 +37,8 @@ class SettleTask:
     """Asks to settle the milestones that have stood `verdict_ms` without too many rejections."""
 
     task: Hash32
+    loss_opening: Hash32
+    """Names the first of them, so that every request is a transaction of its own."""
 
 
 @dataclass(frozen=True, slots=True)

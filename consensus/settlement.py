@@ -117,11 +117,14 @@ def is_verdict_over(unsettled: Unsettled, ctx: BlockContext) -> bool:
 
 
 def apply_settle(state: State, payload: SettleTask, ctx: BlockContext) -> State:
-    """Settles what has stood its time; refused as premature if nothing has."""
+    """Settles what has stood its time; premature if the named milestone is not the next, or has not yet."""
     task_state, _, _ = get_task_parts(state, payload.task)
     if task_state.status not in LIVING:
         raise InvalidTransaction(Reason.TASK_ENDED, task_state.status)
-    if not task_state.unsettled or not is_verdict_over(task_state.unsettled[0], ctx):
+    first = task_state.unsettled[0] if task_state.unsettled else None
+    if first is None or first.milestone.loss_opening != payload.loss_opening:
+        raise InvalidTransaction(Reason.VERDICT_MILESTONE, payload.loss_opening.hex())
+    if not is_verdict_over(first, ctx):
         raise InvalidTransaction(Reason.SETTLE_EARLY, payload.task.hex())
     return settle_accepted(state, payload.task, lambda item: is_verdict_over(item, ctx), ctx)
 

@@ -32,9 +32,10 @@ from node.ledger.level import LevelStore
 from node.mempool import Mempool
 from node.miner import Miner
 from node.proposer import Proposer
+from node.recomputer import Recomputer
 from node.sync import Synchroniser
 from node.tls import TlsFiles
-from node.validator import Availability, Expirer, Recomputer
+from node.validator import Availability, Expirer, Settler
 from node.view import CoreOperator, CoreView
 from node.work import VerdictBook, WorkService
 
@@ -147,6 +148,7 @@ class Node:
         if Role.VALIDATOR in config.roles:
             group.create_task(Availability(core).run(), name="availability")
             group.create_task(Expirer(core).run(), name="expirer")
+            group.create_task(Settler(core).run(), name="settler")
         if Role.MINER in config.roles:
             miner = Miner(core, config.workers, config.data_dir / "scratch")
             group.create_task(miner.run(), name="miner")

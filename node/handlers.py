@@ -10,7 +10,7 @@ from node.core import Core
 from node.gossip.messages import Kind, PeerStatus
 from node.ledger.store import StoreError
 from node.presence import hash_presence
-from node.validator import Recomputer
+from node.recomputer import Recomputer
 
 
 class PeerHandlers:

@@ -33,7 +33,7 @@ from node.history import WeightHistory
 from node.ledger.check import check_ledger
 from node.ledger.level import LevelStore
 from node.mempool import Mempool
-from node.validator import Recomputer
+from node.recomputer import Recomputer
 from node.waiting import MAX_BLOCKS
 from node.work import VerdictBook, WorkService
 from tests.unit.consensus.test_block_rules import FORGERIES as BLOCK_FORGERIES

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from consensus.work import LossCheck
-from node.validator import Recomputer
+from node.recomputer import Recomputer
 from tests.integration.bench import Bench
 from tests.integration.material import Material
 from tests.integration.rig import wait_until
