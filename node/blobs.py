@@ -2,7 +2,9 @@
 
 A complete blob is a file named by its root in hex, beside `<root>.manifest` (length and chunk hashes). A blob
 being fetched is `<root>.part`; how far it is shows from its content, since every chunk's hash is known, so
-progress survives a crash without trusting any separate record. All methods may be called from any thread.
+progress survives a crash without trusting any separate record. A complete blob that turns out to be damaged
+becomes one that is being fetched: only what is wrong of it has to come again. All methods may be called from
+any thread.
 """
 
 import asyncio
@@ -12,71 +14,32 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from consensus.crypto import CHUNK_BYTES, compute_blob_root, compute_chunk_hash
 from consensus.task import BlobRef
 from consensus.types import Hash32
+from node.crashpoints import CrashPoint, reach
+from node.manifest import BlobError, BlobInfo, CorruptBlob, Manifest, QuotaExceeded
 
 logger = logging.getLogger(__name__)
+
+__all__ = [
+    "BlobError",
+    "BlobInfo",
+    "BlobStore",
+    "BlobWriter",
+    "CorruptBlob",
+    "Manifest",
+    "PartialBlob",
+    "QuotaExceeded",
+]
 
 MANIFEST_SUFFIX = ".manifest"
 PART_SUFFIX = ".part"
 INCOMING_SUFFIX = ".incoming"
 DEFAULT_QUOTA_BYTES = 64 * 1024**3
 DEFAULT_MAX_BLOB_BYTES = 512 * 1024**2
-
-
-class BlobError(Exception):
-    """A blob can't be stored or read as asked."""
-
-
-class QuotaExceeded(BlobError):
-    """The blob is larger than allowed, or does not fit into what is left of the quota."""
-
-
-class CorruptBlob(BlobError):
-    """Bytes do not match the root or the chunk hash they were given for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """The chunk hashes of a blob; `decode` guarantees that they and the length make up the root."""
-
-    ref: BlobRef
-    chunks: tuple[Hash32, ...]
-
-    def encode(self) -> bytes:
-        return self.ref.length.to_bytes(8, "big") + b"".join(self.chunks)
-
-    @classmethod
-    def decode(cls, root: Hash32, data: bytes) -> Self:
-        """Raises `CorruptBlob` unless `data` is the manifest of `root`."""
-        if len(data) < 8 or len(data) % 32 != 8:
-            raise CorruptBlob(f"a manifest of {len(data)} bytes has no whole number of chunk hashes")
-        length = int.from_bytes(data[:8], "big")
-        chunks = tuple(Hash32(data[at : at + 32]) for at in range(8, len(data), 32))
-        try:
-            found = compute_blob_root(length, chunks)
-        except ValueError as error:
-            raise CorruptBlob(str(error)) from error
-        if found != root:
-            raise CorruptBlob(f"the manifest is of blob {found.hex()}, not of {root.hex()}")
-        return cls(BlobRef(root, length), chunks)
-
-    def get_chunk_length(self, index: int) -> int:
-        return min(CHUNK_BYTES, self.ref.length - index * CHUNK_BYTES)
-
-
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
-    """How much of a blob is on disk."""
-
-    ref: BlobRef
-    complete: bool
-    held_bytes: int
 
 
 class BlobStore:
@@ -99,16 +62,23 @@ class BlobStore:
         self._scan()
 
     def _scan(self) -> None:
-        for path in self._directory.iterdir():
+        """What is here, by names, lengths and manifests; contents are hashed when they are read."""
+        for path in sorted(self._directory.iterdir()):
             if path.suffix == INCOMING_SUFFIX:
                 path.unlink()  # of a process that died; nobody knows its root
             elif path.suffix == PART_SUFFIX:
                 self._reserved[path] = path.stat().st_size
+            elif path.suffix == MANIFEST_SUFFIX and _is_root_name(path.stem):
+                if not path.with_suffix("").exists() and not path.with_suffix(PART_SUFFIX).exists():
+                    path.unlink()  # the process died while it removed the blob
             elif not path.suffix and _is_root_name(path.name):
-                if path.with_suffix(MANIFEST_SUFFIX).exists():
-                    self._complete[Hash32(bytes.fromhex(path.name))] = path.stat().st_size
+                root, length = Hash32(bytes.fromhex(path.name)), path.stat().st_size
+                manifest = self.get_manifest(root)
+                if manifest is not None and manifest.ref.length == length:
+                    self._complete[root] = length
                 else:
-                    logger.warning("blob %s has no manifest and is not used", path.name)
+                    logger.error("blob %s is damaged on disk and has to be completed again", path.name)
+                    self._reopen(root, length)
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -148,17 +118,25 @@ class BlobStore:
         return None if manifest is None else BlobInfo(manifest.ref, False, held)
 
     def get_manifest(self, root: Hash32) -> Manifest | None:
-        """The manifest of a complete or unfinished blob."""
+        """The manifest of a complete or unfinished blob; one that is damaged on disk is dropped."""
+        path = self._path(root).with_suffix(MANIFEST_SUFFIX)
         try:
-            return Manifest.decode(root, self._path(root).with_suffix(MANIFEST_SUFFIX).read_bytes())
+            return Manifest.decode(root, path.read_bytes())
         except FileNotFoundError:
             return None
+        except CorruptBlob as error:
+            logger.error("the manifest of blob %s is damaged on disk: %s", root.hex(), error)
+        path.unlink(missing_ok=True)
+        with self._lock:
+            length = self._complete.pop(root, None)
+        if length is not None:
+            self._reopen(root, length)
+        return None
 
     def read_chunk(self, root: Hash32, index: int) -> bytes | None:
         """One verified chunk of a complete blob; None if the blob or the chunk does not exist.
 
-        A chunk that rotted on disk raises `CorruptBlob`, and the blob is dropped so that it can be
-        fetched again.
+        A chunk that rotted on disk raises `CorruptBlob`, and the blob counts as unfinished from then on.
         """
         manifest = self.get_manifest(root) if root in self._complete else None
         if manifest is None or not 0 <= index < len(manifest.chunks):
@@ -170,10 +148,54 @@ class BlobStore:
         except FileNotFoundError:
             return None
         if compute_chunk_hash(data) != manifest.chunks[index]:
-            logger.error("chunk %d of blob %s is damaged on disk; the blob is dropped", index, root.hex())
-            self.remove(root)
+            self._give_up(root, (index,))
             raise CorruptBlob(f"chunk {index} of blob {root.hex()} is damaged on disk")
         return data
+
+    def verify(self, root: Hash32) -> tuple[int, ...]:
+        """Hash a complete blob, as long as that takes; its damaged chunks, ascending.
+
+        If there are any, the blob counts as unfinished from then on.
+        """
+        length = self._complete.get(root)
+        manifest = None if length is None else self.get_manifest(root)
+        if length is None:
+            return ()
+        if manifest is None:
+            return tuple(range(-(-length // CHUNK_BYTES)))
+        try:
+            with self._path(root).open("rb") as file:
+                damaged = tuple(
+                    index
+                    for index, expected in enumerate(manifest.chunks)
+                    if compute_chunk_hash(file.read(CHUNK_BYTES)) != expected
+                )
+        except FileNotFoundError:
+            damaged = tuple(range(len(manifest.chunks)))
+        if damaged:
+            self._give_up(root, damaged)
+        return damaged
+
+    def _give_up(self, root: Hash32, damaged: tuple[int, ...]) -> None:
+        chunks = ", ".join(map(str, damaged))
+        logger.error(
+            "blob %s is damaged on disk (chunks %s) and has to be completed again", root.hex(), chunks
+        )
+        with self._lock:
+            length = self._complete.pop(root, None)
+        if length is not None:
+            self._reopen(root, length)
+
+    def _reopen(self, root: Hash32, length: int) -> None:
+        """Make a damaged blob an unfinished one, so that what is right of it need not come again."""
+        path = self._path(root)
+        try:
+            path.replace(_part(path))
+        except FileNotFoundError:
+            return
+        with self._lock:
+            self._reserved[_part(path)] = length
+        reach(CrashPoint.BLOB_REOPENED)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -251,6 +273,7 @@ class BlobStore:
                 return False
         path = self._path(root)
         path.unlink(missing_ok=True)
+        reach(CrashPoint.BLOB_REMOVING)
         path.with_suffix(MANIFEST_SUFFIX).unlink(missing_ok=True)
         return True
 
@@ -292,7 +315,9 @@ class BlobStore:
             file.write(manifest.encode())
             file.flush()
             os.fsync(file.fileno())
+        reach(CrashPoint.MANIFEST_WRITTEN)
         temporary.replace(path)
+        reach(CrashPoint.MANIFEST_NAMED)
 
     def _complete_file(self, manifest: Manifest, source: Path, reserved: Path) -> Path:
         """Make a synced file the blob; the manifest is in place before the blob's name is."""
@@ -300,11 +325,13 @@ class BlobStore:
         target = self._path(root)
         self._write_manifest(manifest)
         source.replace(target)
+        reach(CrashPoint.BLOB_NAMED)
         descriptor = os.open(self._directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        reach(CrashPoint.BLOB_COMPLETE)
         with self._lock:
             self._reserved.pop(reserved, None)
             self._complete[root] = manifest.ref.length
@@ -395,10 +422,11 @@ class PartialBlob:
         store._write_manifest(manifest)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._missing = set(range(len(manifest.chunks)))
-        if os.fstat(self._descriptor).st_size == manifest.ref.length:
-            self._verify_held()
-        else:
+        size = os.fstat(self._descriptor).st_size
+        if size != manifest.ref.length:
             os.ftruncate(self._descriptor, manifest.ref.length)
+        if size:
+            self._verify_held()
 
     def _verify_held(self) -> None:
         for index, expected in enumerate(self._manifest.chunks):
@@ -423,10 +451,12 @@ class PartialBlob:
         with self._lock:
             if self._descriptor < 0:
                 raise BlobError(f"blob {manifest.ref.root.hex()} is no longer being fetched")
+            reach(CrashPoint.CHUNK_WRITING)
             while view:
                 written = os.pwrite(self._descriptor, view, at)
                 view, at = view[written:], at + written
             self._missing.discard(index)
+            reach(CrashPoint.CHUNK_WRITTEN)
 
     def finish(self) -> Path:
         """Sync and rename; durable once this returns. Raises `BlobError` while chunks are missing."""

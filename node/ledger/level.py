@@ -47,12 +47,18 @@ class LevelStore:
     """
 
     def __init__(
-        self, path: Path, *, cache_bytes: int = 32 * 1024 * 1024, write_buffer_bytes: int | None = None
+        self,
+        path: Path,
+        *,
+        cache_bytes: int = 32 * 1024 * 1024,
+        write_buffer_bytes: int | None = None,
+        is_salvage: bool = False,
     ) -> None:
+        """`is_salvage`: take what there is, although commits may be lost."""
         self._path = path
         is_there = check_files(path)
         path.mkdir(parents=True, exist_ok=True)
-        marked = load_mark(path) if is_there else None
+        marked = load_mark(path) if is_there and not is_salvage else None
         # A new database's mark comes first: a database without one has lost it.
         self._mark = None if is_there else self._open_mark(0)
         try:
@@ -74,8 +80,9 @@ class LevelStore:
             raise self._translate(error, "opening") from error
         self._lock = threading.Lock()
         try:
-            self._commits = self._check_commits(marked) if is_there else 0
-            self._mark = self._mark or self._open_mark(self._commits)
+            self._commits = self._check_commits(marked) if is_there and not is_salvage else 0
+            if not is_salvage:
+                self._mark = self._mark or self._open_mark(self._commits)
         except StoreError:
             self.close()
             raise

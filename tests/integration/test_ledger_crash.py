@@ -18,10 +18,9 @@ ROOT = Path(__file__).parents[2]
 WRITER = """
 import sys
 from pathlib import Path
-from consensus.types import Hash32
 from node.ledger.chainstore import HeadChange, Ledger
 from node.ledger.level import LevelStore
-from tests.contract.test_ledger import CHAIN, build_block, build_transfer
+from tests.contract.test_ledger import CHAIN, build_block, build_node, build_transfer
 
 ledger = Ledger.open(LevelStore(Path(sys.argv[1])), CHAIN)
 while True:
@@ -32,7 +31,7 @@ while True:
         height, parent, undone = height - 1, header.parent, (ledger.head,)
     transactions = [build_transfer(height * 1000 + at) for at in range(10)]
     block, block_hash, nodes = build_block(parent, height, transactions, time=len(undone) + 1)
-    nodes |= {Hash32(bytes([at]) * 32): bytes(1000) for at in range(50)}
+    nodes |= dict(build_node(f"{height} {at}".ljust(1000)) for at in range(50))
     ledger.put_block(block, nodes, head=HeadChange((block_hash,), undone))
     ledger.put_record(b"last", block_hash)
     print(block_hash.hex(), flush=True)
@@ -59,7 +58,7 @@ def test_everything_reported_is_there_after_a_kill(tmp_path: Path, blocks: int) 
 
     store = LevelStore(path)
     ledger = Ledger.open(store, CHAIN)
-    assert list(check_ledger(ledger)) == []
+    assert check_ledger(ledger, deep=True) == []
     for block in reported:
         assert ledger.has_block(Hash32(bytes.fromhex(block)))
     last = ledger.get_record(b"last")
