@@ -26,6 +26,7 @@ from consensus.validation import check_block, decode_block, validate_block
 from consensus.vote import Checkpoint
 from consensus.work import LossCheck, WorkVerifier
 from node.clock import Clock
+from node.crashpoints import CrashPoint, reach
 from node.ledger.chainstore import HeadChange as HeadMove
 from node.ledger.chainstore import Ledger
 from node.ledger.store import KeyValueStore
@@ -286,12 +287,15 @@ class Chain:
                 disconnected=tuple(compute_block_hash(b.header) for b in change.disconnected),
             )
         self._ledger.put_block(block, dict(state.tree.new_nodes()), encoded=data, head=move)
+        reach(CrashPoint.CHAIN_STORED)
         state.tree.mark_stored()
         self._remember(block_hash, state)
         if change is not None:
             self._set_head(change)
+        reach(CrashPoint.CHAIN_HEAD_TAKEN)
         for listener in self._accept_listeners:
             listener(block_hash, data)
+        reach(CrashPoint.CHAIN_ANNOUNCED)
         return Imported(ImportStatus.ACCEPTED, block_hash)
 
     def _retry_where(self, wanted: Callable[[Block], bool]) -> list[Imported]:
