@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from consensus.block import Block, Body, Header
-from consensus.codec import decode_stored
 from consensus.errors import Held, InvalidBlock, NeedsWork, Reason
 from consensus.fork_choice import Store
 from consensus.genesis import build_genesis_header, build_genesis_state
@@ -155,8 +154,7 @@ class Chain:
         """A stored block; genesis with an empty body and a zero signature."""
         if block_hash == self.genesis_hash:
             return Block(self._genesis_header, Signature(bytes(64)), Body((), None, ()))
-        data = self._ledger.get_block(block_hash)
-        return None if data is None else decode_stored(Block, data)
+        return self._ledger.load_block(block_hash)
 
     def get_header(self, block_hash: Hash32) -> Header | None:
         """The header of a stored block, genesis included."""

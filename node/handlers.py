@@ -3,11 +3,13 @@
 from importlib.metadata import version
 
 from consensus.gossip_rules import Outcome
+from consensus.tree import TreeError
 from consensus.types import Hash32
 from node.chain import Imported, ImportStatus
 from node.claims import hash_claim
 from node.core import Core
 from node.gossip.messages import Kind, PeerStatus
+from node.ledger.schema import LedgerError
 from node.ledger.store import StoreError
 from node.presence import hash_presence
 from node.recomputer import Recomputer
@@ -19,12 +21,14 @@ class PeerHandlers:
     def __init__(self, core: Core, recomputer: Recomputer) -> None:
         self._core = core
         self._recomputer = recomputer
+        # Whoever reads it, and whatever becomes of the error there.
+        core.chain.ledger.on_damage(core.fail)
 
     async def on_object(self, kind: Kind, object_id: Hash32, data: bytes, peer: str) -> Outcome:
         """REJECT means that the peer is at fault, for one that sent another object than it announced too."""
         try:
             return self._judge(kind, object_id, data)
-        except StoreError as error:
+        except (StoreError, LedgerError, TreeError) as error:
             # The network logs what a handler raises and goes on; a node without its ledger must not.
             self._core.fail(error)
             return Outcome.IGNORE

@@ -1,8 +1,7 @@
 """`bmif ledger`: check or rebuild a stopped node's ledger, export the chain of a running one."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -23,31 +22,16 @@ from node.cli.common import (
     out,
     print_json,
 )
+from node.cli.ledger_errors import ledger_errors
 from node.clock import SystemClock
 from node.config import NodeConfig
 from node.genesis import load_genesis
-from node.ledger.damage import EXIT_DAMAGED, Damage, describe, find_ledger_error, is_damage
+from node.ledger.damage import EXIT_DAMAGED, Damage
 
 app = typer.Typer(no_args_is_help=True, help="The ledger of a node.")
 
 SHOWN = 20
 """Damages that are printed in full; `--json` has them all."""
-
-
-@contextmanager
-def ledger_errors() -> Iterator[None]:
-    """An error of the ledger ends the command with one message; damage, with `EXIT_DAMAGED`."""
-    try:
-        yield
-    except Exception as error:
-        found = find_ledger_error(error)
-        if found is None:
-            raise
-        if not is_damage(found):
-            raise CliError(describe(found)) from error
-        err.print("error: ", style="bold red", end="")
-        err.print(describe(found), markup=False, soft_wrap=True)
-        raise typer.Exit(EXIT_DAMAGED) from error
 
 
 def _find_ledger(settings: NodeConfig) -> Path:

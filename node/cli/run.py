@@ -4,16 +4,18 @@ import asyncio
 
 from node.cli.common import ApiOption, ConfigOption, JsonOption, connect, load_config, print_facts, print_json
 from node.cli.common import print_table as print_rows
+from node.cli.ledger_errors import ledger_errors
 from node.logs import configure_logging
 
 
 def run(config: ConfigOption = None) -> None:
-    """Run a node until SIGTERM or SIGINT; it stops gracefully."""
+    """Run a node until SIGTERM or SIGINT; it stops gracefully. Exit 3 means that its ledger is damaged."""
     settings = load_config(config)
     configure_logging(settings.log, settings.name)
     from node.daemon import run_node
 
-    asyncio.run(run_node(settings))
+    with ledger_errors():
+        asyncio.run(run_node(settings))
 
 
 def status(api: ApiOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:

@@ -3,9 +3,10 @@ one atomic synced batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from consensus.block import Block, Header
-from consensus.codec import decode_stored, encode
+from consensus.codec import CodecError, decode_stored, encode
 from consensus.crypto import hash_domain
 from consensus.types import Hash32, Height
 from node.crashpoints import CrashPoint, reach
@@ -16,6 +17,8 @@ from node.ledger.schema import BlockIndex, LedgerDamaged, LedgerError, Location,
 from node.ledger.store import KeyValueStore, StoreDamaged
 
 __all__ = ["HeadChange", "Ledger", "LedgerDamaged", "LedgerError", "Location", "SchemaError"]
+
+T = TypeVar("T")
 
 DELETED_AT_ONCE = 256
 """Bodies that one batch deletes, about."""
@@ -203,6 +206,17 @@ class Ledger:
                 raise self._build_damage(f"the body of block {block.hex()} is missing")
         return encoded
 
+    def load_block(self, block: Hash32) -> Block | None:
+        """`get_block`, decoded."""
+        encoded = self.get_block(block)
+        return None if encoded is None else self._decode(Block, encoded, f"block {block.hex()}")
+
+    def _decode(self, cls: type[T], encoded: bytes, what: str) -> T:
+        try:
+            return decode_stored(cls, encoded)
+        except CodecError as error:
+            raise self._build_damage(f"{what} is damaged: {error}") from error
+
     def get_header(self, block: Hash32) -> Header | None:
         encoded = self._get(schema.index_key(block))
         if encoded is None:
@@ -210,7 +224,7 @@ class Ledger:
         header = self._get(schema.header_key(schema.decode_index(encoded).height, block))
         if header is None:
             raise self._build_damage(f"the header of block {block.hex()} is missing")
-        return decode_stored(Header, header)
+        return self._decode(Header, header, f"the header of block {block.hex()}")
 
     def get_transaction_ids(self, block: Hash32) -> tuple[Hash32, ...] | None:
         encoded = self._get(schema.index_key(block))
@@ -219,7 +233,7 @@ class Ledger:
     def iterate_headers(self) -> Iterator[tuple[Hash32, Header]]:
         """All stored headers (genesis has none), parents before children, for the fork choice."""
         for key, value in self._iterate(schema.HEADER_PREFIX):
-            yield schema.decode_header_key(key)[1], decode_stored(Header, value)
+            yield schema.decode_header_key(key)[1], self._decode(Header, value, f"the header {key.hex()}")
 
     def put_block(
         self,

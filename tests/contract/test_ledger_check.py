@@ -172,3 +172,7 @@ def test_damage_found_by_a_read_is_told(store: KeyValueStore) -> None:
         with pytest.raises(LedgerDamaged):
             read()
     assert len(told) == 2
+    store.write_batch([(schema.block_key(block_hash), b"\xc1")])
+    with pytest.raises(LedgerDamaged, match=f"block {block_hash.hex()} is damaged"):
+        ledger.load_block(block_hash)
+    assert len(told) == 3
