@@ -95,7 +95,20 @@ class PeerSettings(Section):
     """host:port that other nodes should dial; default host:port of the listener."""
     peers: tuple[PeerAddress, ...] = ()
     """Peers to dial, host:port."""
+    seeds: tuple[PeerAddress, ...] = ()
+    """Nodes to ask for other peers, host:port; dialled while there is nobody better."""
+    discover: bool = True
+    """Find peers beyond the configured ones: by seeds, by each other, by who dials this node."""
+    private_addresses: bool = True
+    """Also dial private addresses that peers tell (10.0.0.0/8, 192.168.0.0/16 and the like)."""
     max_peers: int = Field(default=32, ge=1, le=1_024)
+    """Most peers linked."""
+    outbound: int = Field(default=8, ge=0, le=64)
+    """Of these, links that this node chooses itself from what it has found."""
+    max_connections: int = Field(default=512, ge=16, le=65_536)
+    """Most connections open at the peer listener."""
+    max_connections_per_address: int = Field(default=128, ge=8, le=65_536)
+    """Most of one IP address; more for many nodes on one machine."""
 
 
 class TlsSettings(Section):

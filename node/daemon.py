@@ -21,10 +21,10 @@ from node.core import Core
 from node.events import EventBus
 from node.fetch import BlobFetcher
 from node.genesis import load_genesis
-from node.gossip.http import PeerNetwork, PeerNetworkConfig
-from node.gossip.limits import NetworkLimits
+from node.gossip.bookfile import FilePeerStore
+from node.gossip.http import PeerNetwork
 from node.gossip.messages import Kind
-from node.gossip.network import NetworkConfig
+from node.gossip.settings import build_network_config
 from node.handlers import PeerHandlers
 from node.history import WeightHistory
 from node.keystore import load_account_key
@@ -82,16 +82,12 @@ class Node:
     def _build_network(self) -> PeerNetwork:
         config = self.config
         return PeerNetwork(
-            PeerNetworkConfig(
-                config.peer.host,
-                config.peer.port,
-                NetworkConfig(config.peer.peers, NetworkLimits(links=config.peer.max_peers)),
-                config.peer.advertise,
-            ),
+            build_network_config(config.peer),
             TlsFiles(certificate=config.tls.certificate, key=config.tls.key, authority=config.tls.authority),
             self._handlers,
             self.clock,
             self.core.blobs,
+            FilePeerStore(config.data_dir / "peers.bin"),
         )
 
     def _get_info(self) -> NodeInfo:

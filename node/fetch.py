@@ -21,6 +21,10 @@ class SourceError(Exception):
     """A peer did not answer, or is too busy to."""
 
 
+class SourceBusy(SourceError):
+    """A peer asks for patience: it is asked again after a pause, and nothing is held against it."""
+
+
 class FetchError(BlobError):
     """The blob can't be had, now or as asked; what came is kept for the next attempt."""
 
@@ -58,6 +62,10 @@ class FetchLimits:
     """Requests open at all peers for all blobs; bounds memory to that many chunks."""
     failures_per_source: int = 3
     """A peer that failed so often is left out until the next attempt."""
+    busy_pause_s: float = 0.25
+    """Before a busy peer is asked again..."""
+    busy_per_source: int = 40
+    """...and how often it may be busy in one attempt."""
     first_pause_s: float = 0.25
     last_pause_s: float = 5.0
 
@@ -129,7 +137,7 @@ class BlobFetcher:
         pause, held = self._limits.first_pause_s, -1
         give_up = self._clock.monotonic() + patience_s
         while True:
-            attempt = _Attempt(self._store, ref, self._get_sources(), self._limits, self._chunks)
+            attempt = _Attempt(self._store, ref, self._get_sources(), self._limits, self._chunks, self._clock)
             try:
                 return await attempt.run()
             except BlobUnavailable:
@@ -163,6 +171,7 @@ class _Attempt:
     sources: Sequence[BlobSource]
     limits: FetchLimits
     chunks: asyncio.Semaphore
+    clock: Clock
     held: int = -1
     pending: deque[int] = field(default_factory=deque)
     in_flight: int = 0
@@ -170,6 +179,7 @@ class _Attempt:
     excluded: set[str] = field(default_factory=set)
     liars: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
+    busy: Counter[str] = field(default_factory=Counter)
 
     async def run(self) -> Path:
         manifest = self.store.get_manifest(self.ref.root) or await self._get_manifest()
@@ -229,7 +239,7 @@ class _Attempt:
                     return
                 index = self.pending.popleft()
                 self.in_flight += 1
-            taken = _Taken.TRY_AGAIN
+            taken, busy = _Taken.TRY_AGAIN, self.busy[source.node_id]
             try:
                 async with self.chunks:
                     taken = await self._take(source, partial, index)
@@ -241,10 +251,16 @@ class _Attempt:
                     self.excluded.add(source.node_id)
                 async with self.changed:
                     self.changed.notify_all()
+            if self.busy[source.node_id] > busy:
+                await self.clock.sleep(self.limits.busy_pause_s)
 
     async def _take(self, source: BlobSource, partial: PartialBlob, index: int) -> _Taken:
         try:
             data = await source.get_chunk(self.ref.root, index)
+        except SourceBusy:
+            self.busy[source.node_id] += 1
+            is_over = self.busy[source.node_id] >= self.limits.busy_per_source
+            return _Taken.GIVE_UP if is_over else _Taken.TRY_AGAIN
         except SourceError as error:
             logger.debug(
                 "chunk %d of %s not had from %s: %s", index, self.ref.root.hex(), source.node_id, error

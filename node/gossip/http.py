@@ -4,23 +4,27 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
 
 from node.blobs import BlobStore
-from node.clock import Clock
+from node.clock import Clock, SystemClock
+from node.gossip.bookfile import PeerStore
+from node.gossip.gate import ConnectionGate, GateLimits
+from node.gossip.listener import GatedListener, GatedServer
 from node.gossip.messages import MAX_REQUEST_BYTES, Route
 from node.gossip.network import Network, NetworkConfig
 from node.gossip.server import Handlers
-from node.gossip.transport import IdentifiedReply, Reply, Service, Status, TransportError
+from node.gossip.transport import IdentifiedReply, OversizeReply, Reply, Service, Status, TransportError
 from node.tls import (
     PeerIdentity,
     TlsFiles,
     build_client_context,
     build_server_context,
-    get_identity,
     load_identity,
 )
 
@@ -29,7 +33,14 @@ logger = logging.getLogger(__name__)
 PREFIX = "/p2p/v1/"
 BODY_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
-KEEPALIVE_S = 60.0
+KEEPALIVE_S = 30.0
+"""Of connections that this node opened; listeners keep them for longer."""
+LINGERING_S = 2.0
+"""For what a peer still sends after its request was refused."""
+SHUTDOWN_S = 0.5
+MAX_READING_BYTES = 64 * 1024 * 1024
+"""Bodies of requests that are being received."""
+MAX_READING_BYTES_PER_NODE = 8 * 1024 * 1024
 MEDIA_TYPE = "application/octet-stream"
 
 
@@ -41,7 +52,7 @@ class _Connector:
         # No limit here: an announcement must not queue behind chunks, whose number the fetcher bounds.
         context = build_client_context(files, self._on_identity)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEPALIVE_S / 2),
+            connector=aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEPALIVE_S),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
@@ -57,15 +68,37 @@ class _Connector:
 class HttpTransport:
     """A `Transport` over aiohttp. `advertised` is told to peers instead of the bound address."""
 
-    def __init__(self, host: str, port: int, files: TlsFiles, advertised: str | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        files: TlsFiles,
+        advertised: str | None = None,
+        *,
+        limits: GateLimits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._host = host
         self._port = port
         self._files = files
         self._advertised = advertised
         self._identity = load_identity(files)
+        self._clock = clock or SystemClock()
         self._service: Service | None = None
-        self._runner: web.AppRunner | None = None
+        self._server: GatedServer | None = None
+        self._listener: GatedListener | None = None
         self._connectors: dict[str, _Connector] = {}
+        self._reading: Counter[str] = Counter()
+        self._is_banned: Callable[[str], bool] = lambda node_id: False
+        self._is_chosen: Callable[[str], bool] = lambda node_id: False
+        self.gate = ConnectionGate(
+            limits or GateLimits(), self._clock.monotonic(), lambda node_id: self._is_chosen(node_id)
+        )
+        """The listener's connections."""
+
+    def guard(self, is_banned: Callable[[str], bool], is_chosen: Callable[[str], bool]) -> None:
+        """Whose requests are refused before their body is read, and whose connections are kept in a flood."""
+        self._is_banned, self._is_chosen = is_banned, is_chosen
 
     @property
     def identity(self) -> PeerIdentity:
@@ -82,61 +115,70 @@ class HttpTransport:
         return self._port
 
     async def start(self, service: Service) -> None:
-        self._service = service
-        application = web.Application(client_max_size=max(MAX_REQUEST_BYTES.values()))
-        application.router.add_post(PREFIX + "{route}", self._handle)
-        runner = web.AppRunner(
-            application,
+        server = GatedServer(
+            self._handle,
             access_log=None,
-            keepalive_timeout=KEEPALIVE_S,
+            keepalive_timeout=self.gate.limits.idle_s,
             auto_decompress=False,
-            shutdown_timeout=0.5,
+            lingering_time=LINGERING_S,
         )
-        await runner.setup()
-        site = web.TCPSite(
-            runner,
-            self._host,
-            self._port,
-            ssl_context=build_server_context(self._files),
-        )
-        try:
-            await site.start()
-        except OSError as error:
-            await runner.cleanup()
-            raise TransportError(f"{self._host}:{self._port} can't be bound: {error}") from error
-        self._runner = runner
-        self._port = runner.addresses[0][1]
+        listener = GatedListener(server, build_server_context(self._files), self.gate, self._clock)
+        self._port = await listener.start(self._host, self._port)
+        self._service, self._server, self._listener = service, server, listener
 
     async def stop(self) -> None:
         self._service = None
         for address in tuple(self._connectors):
             await self.disconnect(address)
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._listener is not None:
+            await self._listener.stop()
+            self._listener = None
+        if self._server is not None:
+            self._server.pre_shutdown()
+            await self._server.shutdown(SHUTDOWN_S)
+            self._server = None
 
-    async def _handle(self, request: web.Request) -> web.Response:
-        transport = request.transport
-        if transport is None or self._service is None:
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request: who, which and how long are checked before its body is read."""
+        connection = None if self._listener is None else self._listener.identify(request.protocol)
+        if self._service is None or connection is None or connection.identity is None:
             raise web.HTTPServiceUnavailable
+        peer = connection.identity
+        if request.method != "POST" or not request.path.startswith(PREFIX):
+            raise web.HTTPNotFound
         try:
-            peer = get_identity(transport.get_extra_info("peercert"))
-            route = Route(request.match_info["route"])
-        except ssl.SSLError as error:
-            raise web.HTTPForbidden from error
+            route = Route(request.path.removeprefix(PREFIX))
         except ValueError as error:
             raise web.HTTPNotFound from error
-        limit = MAX_REQUEST_BYTES[route]
-        if request.content_length is None or request.content_length > limit:
+        if self._is_banned(peer.node_id):
+            response = _respond(Reply(Status.FORBIDDEN))
+            response.force_close()
+            return response
+        length = request.content_length
+        if length is None or length > MAX_REQUEST_BYTES[route]:
             return _respond(Reply(Status.TOO_LARGE))
+        is_full = self._reading.total() + length > MAX_READING_BYTES
+        if is_full or self._reading[peer.node_id] + length > MAX_READING_BYTES_PER_NODE:
+            return _respond(Reply(Status.BUSY))
+        self._reading[peer.node_id] += length
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 body = await request.read()
         except TimeoutError:
             logger.debug("request body of %s was too slow", peer.node_id)
-            transport.close()
+            if request.transport is not None:
+                request.transport.close()
             raise web.HTTPRequestTimeout from None
-        return _respond(await self._service(peer, route, body))
+        finally:
+            self._reading[peer.node_id] -= length
+            if not self._reading[peer.node_id]:
+                del self._reading[peer.node_id]
+        # Only now: a connection on which a body trickles in is one that a flood may displace.
+        self.gate.on_request(connection)
+        try:
+            return _respond(await self._service(peer, route, body))
+        finally:
+            self.gate.on_reply(connection, self._clock.monotonic())
 
     async def request(
         self, address: str, route: Route, body: bytes, *, max_reply: int, timeout_s: float
@@ -154,6 +196,10 @@ class HttpTransport:
                 allow_redirects=False,
             ) as response:
                 received = await _read_bounded(response, max_reply)
+        except _Oversize as error:
+            if connector.identity is None:
+                raise TransportError(f"{address} did not identify itself") from error
+            raise OversizeReply(connector.identity, f"{address}: {error}") from error
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RuntimeError) as error:
             # RuntimeError: the session was closed by `disconnect` meanwhile.
             raise TransportError(f"{address}: {type(error).__name__}: {error}") from error
@@ -182,9 +228,13 @@ class PeerNetwork(Network):
         handlers: Handlers,
         clock: Clock,
         blobs: BlobStore | None = None,
+        peer_store: PeerStore | None = None,
     ) -> None:
-        self.transport = HttpTransport(config.host, config.port, tls, config.advertised)
-        super().__init__(config.network, self.transport, handlers, clock, blobs)
+        self.transport = HttpTransport(
+            config.host, config.port, tls, config.advertised, limits=config.gate, clock=clock
+        )
+        super().__init__(config.network, self.transport, handlers, clock, blobs, peer_store=peer_store)
+        self.transport.guard(self.is_banned, self.is_chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +246,11 @@ class PeerNetworkConfig:
     network: NetworkConfig
     advertised: str | None = None
     """host:port for others to dial; default: host and bound port."""
+    gate: GateLimits = field(default_factory=GateLimits)
+
+
+class _Oversize(Exception):
+    pass
 
 
 def _respond(reply: Reply) -> web.Response:
@@ -203,12 +258,12 @@ def _respond(reply: Reply) -> web.Response:
 
 
 async def _read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Raises `ValueError` as soon as the body exceeds the limit."""
+    """Raises `_Oversize` as soon as the body exceeds the limit."""
     if (response.content_length or 0) > limit:
-        raise ValueError(f"a reply of {response.content_length} bytes exceeds {limit}")
+        raise _Oversize(f"a reply of {response.content_length} bytes exceeds {limit}")
     received = bytearray()
     async for piece in response.content.iter_any():
         received += piece
         if len(received) > limit:
-            raise ValueError(f"a reply exceeds {limit} bytes")
+            raise _Oversize(f"a reply exceeds {limit} bytes")
     return bytes(received)

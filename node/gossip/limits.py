@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from node.gossip.messages import ROUTES, Route
+from node.gossip.queue import DEFAULT_LANES, LaneLimits, LaneName
+from node.gossip.selection import SlotLimits
+
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +30,25 @@ class NetworkLimits:
 
     rates: Mapping[Route, Rate] = field(default_factory=_build_default_rates)
     """Requests of one peer, by route."""
+    requests: Rate = Rate(600, 2_000)
+    """Requests of one peer, whatever their routes."""
     announced: Rate = Rate(5_000, 20_000)
     """Objects announced by one peer."""
+    received: Rate = Rate(32 * MIB, 128 * MIB)
+    """Bytes of one peer's requests."""
+    sent: Rate = Rate(128 * MIB, 512 * MIB)
+    """Bytes of replies to one peer."""
     total_factor: float = 8.0
-    """All peers together may use so many times one peer's rates."""
+    """All peers together may use so many times one peer's rates of requests and announcements..."""
+    total_bytes_factor: float = 2.0
+    """...and of bytes. Peers that this node chose have such a total of their own, which no others use up."""
     chunks_per_peer: int = 16
     """Chunks read from disk for one peer at the same time."""
     chunks_total: int = 64
-    links: int = 64
-    """Peers dialled, configured and learned."""
+    slots: SlotLimits = field(default_factory=SlotLimits)
+    """Links by kind."""
+    lanes: Mapping[LaneName, LaneLimits] = field(default_factory=lambda: DEFAULT_LANES)
+    """Objects waiting to be judged."""
     outbox: int = 8_192
     """Announcements waiting for one peer; beyond it the oldest are dropped."""
     wanted: int = 8_192
@@ -78,32 +92,62 @@ class TokenBucket:
         self._tokens = rate.burst
         self._time = now
 
-    def take(self, amount: float, now: float) -> bool:
-        """Take tokens if there are enough; a refusal takes none."""
+    def has(self, amount: float, now: float) -> bool:
+        """Whether there are so many tokens."""
         self._tokens = min(self._rate.burst, self._tokens + max(0.0, now - self._time) * self._rate.per_s)
         self._time = max(self._time, now)
-        if amount > self._tokens:
+        return amount <= self._tokens
+
+    def take(self, amount: float, now: float) -> bool:
+        """Take tokens if there are enough; a refusal takes none."""
+        if not self.has(amount, now):
             return False
         self._tokens -= amount
         return True
 
+    def charge(self, amount: float) -> None:
+        """Take tokens for what is done already; there may be less than none afterwards."""
+        self._tokens -= amount
+
 
 class RateLimiter:
-    """Token buckets of one peer, or of all together with `factor`."""
+    """Token buckets of one peer, or of several together with factors."""
 
-    def __init__(self, limits: NetworkLimits, now: float, factor: float = 1.0) -> None:
-        self._buckets = {
-            route: TokenBucket(Rate(rate.per_s * factor, rate.burst * factor), now)
-            for route, rate in limits.rates.items()
-        }
-        rate = limits.announced
-        self._announced = TokenBucket(Rate(rate.per_s * factor, rate.burst * factor), now)
+    def __init__(
+        self, limits: NetworkLimits, now: float, factor: float = 1.0, bytes_factor: float = 1.0
+    ) -> None:
+        def build(rate: Rate, times: float = factor) -> TokenBucket:
+            return TokenBucket(Rate(rate.per_s * times, rate.burst * times), now)
 
-    def admit_request(self, route: Route, now: float) -> bool:
-        return self._buckets[route].take(1, now)
+        self._routes = {route: build(rate) for route, rate in limits.rates.items()}
+        self._requests = build(limits.requests)
+        self._announced = build(limits.announced)
+        self._received = build(limits.received, bytes_factor)
+        self._sent = build(limits.sent, bytes_factor)
+
+    def admit_request(self, route: Route, size: int, now: float) -> bool:
+        """Whether a request of so many bytes is within every rate; what is not takes nothing."""
+        # Replies were charged when their size was known.
+        checks = ((self._routes[route], 1), (self._requests, 1), (self._received, size))
+        if not self._sent.has(0, now) or not all(bucket.has(n, now) for bucket, n in checks):
+            return False
+        for bucket, amount in checks:
+            bucket.charge(amount)
+        return True
 
     def admit_announced(self, count: int, now: float) -> bool:
         return self._announced.take(count, now)
+
+    def charge_sent(self, size: int) -> None:
+        self._sent.charge(size)
+
+
+class Admission(Enum):
+    """What becomes of a request before it is looked at."""
+
+    ADMITTED = "admitted"
+    PEER_LIMIT = "beyond what one peer may ask"
+    TOTAL_LIMIT = "beyond what all may ask together, which is nobody's fault"
 
 
 class Score:

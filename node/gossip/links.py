@@ -8,8 +8,9 @@ from typing import Protocol
 
 from consensus.types import Hash32
 from node.clock import Clock
+from node.gossip.handshake import HandshakeReason, HandshakeRefused, check_hello
+from node.gossip.limits import Fault
 from node.gossip.messages import (
-    PROTOCOL_VERSION,
     ROUTES,
     Announcement,
     Hello,
@@ -20,7 +21,8 @@ from node.gossip.messages import (
     decode_message,
     encode_message,
 )
-from node.gossip.transport import IdentifiedReply, Status, Transport, TransportError
+from node.gossip.selection import OWN_CHOICE, LinkKind, LinkView
+from node.gossip.transport import IdentifiedReply, OversizeReply, Status, Transport, TransportError
 from node.tls import PeerIdentity
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ class LinkTimes:
     """Between two beats, however often the link is poked."""
     first_backoff_s: float = 0.25
     last_backoff_s: float = 15.0
+    refused_s: float = 60.0
+    """Before a configured peer is dialled again that the handshake refused; others are given up."""
+    busy_beats: int = 10
+    """A peer that answers `BUSY` to so many beats in a row is down."""
     busy_pause_s: float = 0.25
     request_timeout_s: float = 10.0
     bulk_timeout_s: float = 30.0
@@ -63,11 +69,15 @@ class LinkOwner(Protocol):
     def build_hello(self) -> Hello: ...
 
     def on_up(self, link: "Link", hello: Hello) -> bool:
-        """The peer answered; False ends the link: it is this node itself.
+        """The peer answered; False ends the link: it was to see whether somebody is there.
 
-        Raises `TransportError` if the peer is linked at another address.
+        Raises `HandshakeRefused`.
         """
         ...
+
+    def on_refused(self, link: "Link", reason: HandshakeReason) -> None: ...
+
+    def report(self, node_id: str, fault: Fault, detail: str) -> None: ...
 
     def on_down(self, link: "Link") -> None: ...
 
@@ -83,7 +93,7 @@ class LinkOwner(Protocol):
 
 
 class Link:
-    """One address, configured or learned from a peer's greeting (then `learned_from` is its node id).
+    """One address, of some kind; an inbound one is `learned_from` the greeting of that node id.
 
     `run` and `send` are its two tasks; requests may be made while it is up.
     """
@@ -91,6 +101,7 @@ class Link:
     def __init__(
         self,
         address: str,
+        kind: LinkKind,
         learned_from: str | None,
         transport: Transport,
         owner: LinkOwner,
@@ -99,12 +110,17 @@ class Link:
         times: LinkTimes,
     ) -> None:
         self.address = address
+        self.kind = kind
         self.learned_from = learned_from
         self.identity: PeerIdentity | None = None
         self.status: PeerStatus | None = None
         self.session = b""
         self.latency_s: float | None = None
         self.is_up = False
+        self.since = clock.monotonic()
+        self.refusal: HandshakeReason | None = None
+        self.task: asyncio.Task[None] | None = None
+        """Runs this link."""
         self._transport = transport
         self._owner = owner
         self._clock = clock
@@ -117,6 +133,27 @@ class Link:
     def node_id(self) -> str:
         """Empty until the peer first answered."""
         return "" if self.identity is None else self.identity.node_id
+
+    @property
+    def organisation(self) -> str:
+        return "" if self.identity is None else self.identity.organisation
+
+    @property
+    def is_own_choice(self) -> bool:
+        """Decided by this node or its operator, not by who dialled it."""
+        return self.kind is LinkKind.CONFIGURED or self.kind in OWN_CHOICE
+
+    def build_view(self, useful: int) -> LinkView:
+        return LinkView(
+            self.address,
+            self.kind,
+            self.node_id,
+            self.organisation,
+            self.is_up,
+            self.since,
+            self.latency_s,
+            useful,
+        )
 
     async def close(self) -> None:
         """Close the connections; the two tasks are ended by whoever started them."""
@@ -133,47 +170,74 @@ class Link:
 
     async def run(self) -> None:
         """Dial with backoff until the peer answers, then beat; return if there is no use in this link."""
-        backoff = self._times.first_backoff_s
+        backoff, busy = self._times.first_backoff_s, 0
         while True:
             self._poke.clear()
+            pause = backoff
             try:
                 is_useful = await self._greet()
+            except Refused as error:
+                busy += 1
+                if error.status is not Status.BUSY or busy >= self._times.busy_beats:
+                    await self._fail(str(error))
+            except HandshakeRefused as error:
+                await self._fail(str(error))
+                self.refusal = error.reason
+                self._owner.on_refused(self, error.reason)
+                if self.kind is not LinkKind.CONFIGURED or error.reason is HandshakeReason.SELF:
+                    return
+                if error.reason.is_lasting:
+                    pause = self._times.refused_s
             except (TransportError, MessageError) as error:
-                self._set_down(str(error))
-                # Whoever answers next may be another node: forget connections and who was there.
-                await self._transport.disconnect(self.address)
-                if self.learned_from is not None and backoff >= self._times.last_backoff_s:
-                    return  # that peer will greet again
-                await wait_for(self._clock, self._poke, backoff)
-                backoff = min(2 * backoff, self._times.last_backoff_s)
+                await self._fail(str(error))
+                if self._is_given_up(backoff):
+                    return
+            else:
+                if not is_useful:
+                    return
+                backoff, busy, self.refusal = self._times.first_backoff_s, 0, None
+                await self._clock.sleep(self._times.least_beat_s)
+                await wait_for(self._clock, self._poke, self._times.heartbeat_s - self._times.least_beat_s)
                 continue
-            if not is_useful:
-                return
-            backoff = self._times.first_backoff_s
-            await self._clock.sleep(self._times.least_beat_s)
-            await wait_for(self._clock, self._poke, self._times.heartbeat_s - self._times.least_beat_s)
+            await wait_for(self._clock, self._poke, pause)
+            backoff = min(2 * backoff, self._times.last_backoff_s)
+
+    def _is_given_up(self, backoff: float) -> bool:
+        """Whether a link that failed is ended: its peer will greet again, or the book has others."""
+        match self.kind:
+            case LinkKind.CONFIGURED:
+                return False
+            case LinkKind.FEELER:
+                return True
+            case LinkKind.SEED | LinkKind.CHOSEN if self.identity is None:
+                return True  # nobody was ever there
+            case _:
+                return backoff >= self._times.last_backoff_s
+
+    async def _fail(self, reason: str) -> None:
+        self._set_down(reason)
+        # Whoever answers next may be another node: forget connections and who was there.
+        await self._transport.disconnect(self.address)
 
     async def _greet(self) -> bool:
         sent = self._clock.monotonic()
-        reply = await self._exchange(Route.STATUS, self._owner.build_hello())
+        ours = self._owner.build_hello()
+        reply = await self._exchange(Route.STATUS, ours)
         hello = decode_message(Hello, reply.body)
         elapsed = max(0.0, self._clock.monotonic() - sent)
         self.latency_s = elapsed if self.latency_s is None else 0.8 * self.latency_s + 0.2 * elapsed
-        if hello.protocol != PROTOCOL_VERSION:
-            raise Refused(Status.OTHER_CHAIN, f"{self.address} speaks protocol {hello.protocol}")
-        if hello.status.chain_id != self._chain_id:
-            raise Refused(
-                Status.OTHER_CHAIN, f"{self.address} is on chain {hello.status.chain_id.hex()[:12]}"
-            )
-        if self._owner.is_banned(reply.peer.node_id):
-            raise TransportError(f"{reply.peer.node_id} is banned")
+        reason = check_hello(hello, ours)
+        if reason is None and self._owner.is_banned(reply.peer.node_id):
+            reason = HandshakeReason.BANNED
+        if reason is not None:
+            raise HandshakeRefused(reason, f"{reply.peer.node_id} at {self.address}")
         if self.is_up and hello.session != self.session:
             self._set_down("it restarted")
         self.identity, self.status, self.session = reply.peer, hello.status, hello.session
         if not self.is_up:
             if not self._owner.on_up(self, hello):
                 return False
-            self.is_up = True
+            self.is_up, self.since = True, self._clock.monotonic()
             logger.info("linked to %s (%s) at %s", reply.peer.node_id, reply.peer.organisation, self.address)
             self.flush()
         self._owner.on_status(self, hello.status)
@@ -228,9 +292,13 @@ class Link:
     async def _exchange(self, route: Route, message: Message) -> IdentifiedReply:
         body, limits, times = encode_message(message), ROUTES[route], self._times
         timeout_s = times.bulk_timeout_s if limits.is_bulk else times.request_timeout_s
-        reply = await self._transport.request(
-            self.address, route, body, max_reply=limits.reply_bytes, timeout_s=timeout_s
-        )
+        try:
+            reply = await self._transport.request(
+                self.address, route, body, max_reply=limits.reply_bytes, timeout_s=timeout_s
+            )
+        except OversizeReply as error:
+            self._owner.report(error.peer.node_id, Fault.MALFORMED, str(error))
+            raise
         traffic = self._owner.get_traffic(reply.peer.node_id)
         traffic.sent[route] += len(body)
         traffic.received[route] += len(reply.body)

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from consensus.codec import CodecError, decode, encode
 from consensus.crypto import CHUNK_BYTES
+from consensus.gossip_rules import MAX_CLAIM_BYTES, MAX_PRESENCE_BYTES, MAX_VOTE_BYTES
+from consensus.transaction import MAX_TRANSACTION_BYTES
 from consensus.types import Hash32, Height
 
 PROTOCOL_VERSION = 1
@@ -42,6 +44,17 @@ class Kind(StrEnum):
     TRANSACTION = "transaction"
     CLAIM = "claim"
     PRESENCE = "presence"
+    VOTE = "vote"
+
+
+MAX_KIND_BYTES: Mapping[Kind, int] = {
+    Kind.BLOCK: MAX_OBJECT_BYTES,
+    Kind.TRANSACTION: MAX_TRANSACTION_BYTES,
+    Kind.CLAIM: MAX_CLAIM_BYTES,
+    Kind.PRESENCE: MAX_PRESENCE_BYTES,
+    Kind.VOTE: MAX_VOTE_BYTES,
+}
+"""Largest object of each kind: the cheapest check, made before an object waits to be judged."""
 
 
 class Route(StrEnum):

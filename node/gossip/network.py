@@ -2,45 +2,48 @@
 
 import asyncio
 import logging
+import random
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from consensus.gossip_rules import Outcome
 from consensus.types import Hash32, Height
 from node.blobs import BlobStore
 from node.clock import Clock
-from node.fetch import SourceError
+from node.gossip.bookfile import PeerStore
+from node.gossip.discovery import Discovery, DiscoveryConfig
+from node.gossip.handshake import HandshakeReason, HandshakeRefused
 from node.gossip.limits import Fault, NetworkLimits
 from node.gossip.links import Link, LinkTimes, Traffic
 from node.gossip.messages import (
     PROTOCOL_VERSION,
     Announcement,
-    ChunkRequest,
     HashesReply,
     HashesRequest,
     Hello,
     Kind,
-    ManifestRequest,
     MessageError,
     ObjectsReply,
     ObjectsRequest,
+    PeersReply,
+    PeersRequest,
     PeerStatus,
     Route,
     decode_message,
 )
-from node.gossip.peers import Action, Ban, Deliver, Flush, Gossip, Pull
+from node.gossip.objects import ObjectIntake
+from node.gossip.peers import Action, Ban, Flush, Gossip, Pull
+from node.gossip.queue import Deliver
+from node.gossip.selection import LinkKind, LinkView
 from node.gossip.server import Handlers, PeerServer
+from node.gossip.sources import PeerBlobSource
 from node.gossip.transport import Transport, TransportError
 from node.tls import PeerIdentity
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R", HashesReply, ObjectsReply)
-
-BACKLOG_BYTES = 64 * 1024 * 1024
-"""Pulled objects waiting to be judged; beyond it nothing more is pulled."""
+R = TypeVar("R", HashesReply, ObjectsReply, PeersReply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class NetworkConfig:
     times: LinkTimes = field(default_factory=LinkTimes)
     learn_peers: bool = True
     """Also dial peers that greet us from an address that is not configured."""
+    discovery: DiscoveryConfig | None = None
+    """How others are found; without it there are configured peers and those that greet us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,10 @@ class PeerInfo:
     sent_bytes: Mapping[str, int]
     score: float
     banned: bool
+    kind: LinkKind | None = None
+    """Why it is linked; None for a peer that only dials us."""
+    refusal: HandshakeReason | None = None
+    """Why it is not linked although it answered."""
 
 
 class Network:
@@ -82,7 +91,11 @@ class Network:
         handlers: Handlers,
         clock: Clock,
         blobs: BlobStore | None = None,
+        *,
+        peer_store: PeerStore | None = None,
+        rng: random.Random | None = None,
     ) -> None:
+        """`peer_store`: where discovery remembers peers. `rng`: what it draws from, for tests."""
         self._config = config
         self._limits = config.limits
         self._transport = transport
@@ -94,12 +107,19 @@ class Network:
         self._links: dict[str, Link] = {}
         self._traffic: dict[str, Traffic] = {}
         self._organisations: dict[str, str] = {}
+        self._strangers: dict[str, HandshakeReason] = {}
         self._server = PeerServer(self._gossip, self._limits, handlers, blobs, clock, self)
-        self._pulling: dict[str, asyncio.Semaphore] = {}
-        self._lanes: dict[Kind, asyncio.Queue[Deliver]] = {kind: asyncio.Queue() for kind in Kind}
-        self._backlog = 0
-        self._has_room = asyncio.Event()
-        self._has_room.set()
+        self._intake = ObjectIntake(
+            self._gossip, handlers, self._limits, clock, self.request_objects, self.perform
+        )
+        self._discovery: Discovery | None = None
+        if config.discovery is not None:
+            rng = rng or random.Random(secrets.randbits(64))
+            slots = self._limits.slots
+            self._discovery = Discovery(config.discovery, slots, self, clock, rng, peer_store)
+            now = clock.monotonic()
+            for node_id, seconds in self._discovery.stored_bans.items():
+                self._gossip.restore_ban(node_id, now + seconds, now)
         self._status_changed = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -116,7 +136,10 @@ class Network:
     async def stop(self) -> None:
         """End all tasks and connections; harmless when stopped already."""
         if self._runner is not None:
+            if self._discovery is not None:
+                self._discovery.save()
             self._group = None  # nothing is begun any more
+            self._intake.stop()
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
             self._runner = None
@@ -131,10 +154,11 @@ class Network:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                for lane in self._lanes.values():
-                    group.create_task(self._judge(lane))
+                self._intake.start(group)
                 for address in self._config.peers:
-                    self._add_link(address, None)
+                    self.open_link(address, LinkKind.CONFIGURED)
+                if self._discovery is not None:
+                    group.create_task(self._discovery.run(), name="discovery")
                 started.set()
         except* Exception:
             logger.critical("the peer network failed", exc_info=True)
@@ -150,6 +174,10 @@ class Network:
     @property
     def identity(self) -> PeerIdentity:
         return self._transport.identity
+
+    @property
+    def discovery(self) -> Discovery | None:
+        return self._discovery
 
     # --- the node's side ----------------------------------------------------------------------
 
@@ -183,12 +211,14 @@ class Network:
             sent_bytes=dict(traffic.sent),
             score=self._gossip.get_score(node_id, now),
             banned=self._gossip.is_banned(node_id, now),
+            kind=None if link is None else link.kind,
+            refusal=self._strangers.get(node_id) if link is None else link.refusal,
         )
 
-    def get_blob_sources(self) -> list["PeerBlobSource"]:
+    def get_blob_sources(self) -> list[PeerBlobSource]:
         """Peers that blobs can be asked of, nearest first."""
         links = sorted(self._get_up_links(), key=lambda link: link.latency_s or 0.0)
-        return [PeerBlobSource(self, link, self._chain_id) for link in links]
+        return [PeerBlobSource(link, self._chain_id, self.report) for link in links]
 
     def get_statuses(self) -> dict[str, PeerStatus]:
         """What linked peers last said of themselves, by node id."""
@@ -222,13 +252,17 @@ class Network:
         logger.debug("%s: %s: %s", node_id, fault.name, detail)
         self.perform(self._gossip.report(node_id, fault, self._clock.monotonic()))
 
-    # --- links (LinkOwner) --------------------------------------------------------------------
+    # --- links (LinkOwner, DiscoveryOwner) ----------------------------------------------------
 
-    def _add_link(self, address: str, learned_from: str | None) -> None:
-        if self._group is None or address in self._links or len(self._links) >= self._limits.links:
+    def open_link(self, address: str, kind: LinkKind, learned_from: str | None = None) -> None:
+        """Begin to dial an address; nothing happens where it is linked, or all slots are taken."""
+        is_counted = kind not in (LinkKind.CONFIGURED, LinkKind.FEELER)
+        is_free = not is_counted or len(self._links) < self._limits.slots.links
+        if self._group is None or address in self._links or not is_free:
             return
         link = Link(
             address,
+            kind,
             learned_from,
             self._transport,
             self,
@@ -237,17 +271,32 @@ class Network:
             self._config.times,
         )
         self._links[address] = link
-        self._group.create_task(self._keep_link(link))
+        link.task = self._group.create_task(self._keep_link(link), name=f"link {address}")
+
+    def close_link(self, address: str, reason: str) -> None:
+        """End a link for good."""
+        link = self._links.pop(address, None)
+        if link is not None:
+            logger.info("the link to %s at %s ends: %s", link.node_id or "nobody yet", address, reason)
+            if link.task is not None:
+                link.task.cancel()
 
     async def _keep_link(self, link: Link) -> None:
-        async with asyncio.TaskGroup() as group:
-            sender = group.create_task(link.send())
-            try:
-                await link.run()
-            finally:
-                sender.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                sender = group.create_task(link.send())
+                try:
+                    await link.run()
+                finally:
+                    sender.cancel()
+        finally:
+            if self._links.get(link.address) is link:
                 del self._links[link.address]
-                await link.close()
+            await link.close()
+
+    def get_views(self) -> list[LinkView]:
+        """All links, as choices among them need it."""
+        return [link.build_view(self._gossip.get_usefulness(link.node_id)) for link in self._links.values()]
 
     def _get_up_links(self) -> list[Link]:
         now = self._clock.monotonic()
@@ -268,13 +317,28 @@ class Network:
 
     def on_up(self, link: Link, hello: Hello) -> bool:
         if link.identity is None or link.node_id == self.identity.node_id:
+            raise HandshakeRefused(HandshakeReason.SELF, link.address)
+        others = [other for other in self._get_up_links() if other.node_id == link.node_id]
+        if self._discovery is not None:
+            self._discovery.on_up(link.build_view(0))
+        if link.kind is LinkKind.FEELER:
             return False
-        if any(other is not link and other.node_id == link.node_id for other in self._get_up_links()):
-            raise TransportError(f"{link.node_id} is linked at another address")
+        for other in others:
+            if other.kind is not LinkKind.INBOUND or not link.is_own_choice:
+                raise HandshakeRefused(HandshakeReason.LINKED_ELSEWHERE, f"{link.node_id} at {link.address}")
+            self.close_link(other.address, f"it is linked at {link.address} by choice")
+            other.drop("it is linked by choice")
         self._organisations[link.node_id] = link.identity.organisation
-        self.perform(self._gossip.on_linked(link.node_id, self._clock.monotonic()))
+        self.perform(
+            self._gossip.on_linked(link.node_id, self._clock.monotonic(), is_chosen=link.is_own_choice)
+        )
         self._status_changed.set()
         return True
+
+    def on_refused(self, link: Link, reason: HandshakeReason) -> None:
+        logger.info("%s is not linked: %s", link.address, reason)
+        if self._discovery is not None:
+            self._discovery.on_refused(link.address, reason)
 
     def on_down(self, link: Link) -> None:
         self._gossip.on_unlinked(link.node_id)
@@ -296,11 +360,26 @@ class Network:
     def is_banned(self, node_id: str) -> bool:
         return self._gossip.is_banned(node_id, self._clock.monotonic())
 
+    def get_bans(self) -> Mapping[str, float]:
+        """Banned peers, and for how many seconds more."""
+        now = self._clock.monotonic()
+        return {node_id: until - now for node_id, until in self._gossip.get_bans(now).items()}
+
+    async def request_addresses(self, node_id: str) -> tuple[str, ...]:
+        """Addresses that a peer tells. Raises `TransportError`."""
+        body = await self._get_link(node_id).request(Route.PEERS, PeersRequest(self._chain_id))
+        return self._decode(PeersReply, node_id, body).addresses
+
+    def is_chosen(self, node_id: str) -> bool:
+        """Whether a node is linked by this node's or its operator's choice."""
+        return any(link.node_id == node_id and link.is_own_choice for link in self._get_up_links())
+
     # --- serving (ServerOwner) ----------------------------------------------------------------
 
     def on_greeted(self, peer: PeerIdentity, hello: Hello) -> None:
         """A peer dialled us: dial it too, now, if it is not linked."""
         self._organisations[peer.node_id] = peer.organisation
+        self._strangers.pop(peer.node_id, None)
         if peer.node_id == self.identity.node_id:
             return
         links = [link for link in self._links.values() if link.node_id == peer.node_id]
@@ -313,10 +392,19 @@ class Network:
         if hello.address in self._links:
             self._links[hello.address].poke()
         elif hello.address and self._config.learn_peers and not is_learned:
-            self._add_link(hello.address, peer.node_id)
+            if self._discovery is not None:
+                self._discovery.on_greeted(peer.node_id, peer.organisation, hello.address)
+            else:
+                self.open_link(hello.address, LinkKind.INBOUND, peer.node_id)
+
+    def on_stranger(self, peer: PeerIdentity, reason: HandshakeReason) -> None:
+        if self._strangers.get(peer.node_id) is not reason:
+            logger.info("%s (%s) greeted and is not linked: %s", peer.node_id, peer.organisation, reason)
+        self._organisations[peer.node_id] = peer.organisation
+        self._strangers[peer.node_id] = reason
 
     def get_addresses(self) -> tuple[str, ...]:
-        return ()
+        return () if self._discovery is None else self._discovery.get_addresses()
 
     def perform(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -326,13 +414,9 @@ class Network:
                         if link.node_id == node_id:
                             link.flush()
                 case Deliver():
-                    self._backlog += len(action.data)
-                    if self._backlog > BACKLOG_BYTES:
-                        self._has_room.clear()
-                    self._lanes[action.kind].put_nowait(action)
+                    self._intake.deliver(action)
                 case Pull():
-                    if self._group is not None:
-                        self._group.create_task(self._pull(action))
+                    self._intake.pull(action)
                 case Ban(node_id, until):
                     self._drop(node_id, until - self._clock.monotonic())
 
@@ -342,73 +426,9 @@ class Network:
             if link.node_id == node_id:
                 link.drop("it is banned")
 
-    # --- objects ------------------------------------------------------------------------------
-
-    async def _pull(self, pull: Pull) -> None:
-        limit = self._pulling.setdefault(pull.peer, asyncio.Semaphore(self._limits.pulls_per_peer))
-        async with limit:
-            await self._has_room.wait()
-            try:
-                objects = await self.request_objects(pull.peer, pull.kind, pull.ids)
-            except TransportError as error:
-                logger.debug("pulling from %s failed: %s", pull.peer, error)
-                self.perform(self._gossip.on_pull_failed(pull, self._clock.monotonic()))
-                return
-        self.perform(self._gossip.on_pulled(pull, objects, self._clock.monotonic()))
-
-    async def _judge(self, lane: asyncio.Queue[Deliver]) -> None:
-        """Hand the objects of one kind to the node, one at a time."""
-        while True:
-            delivered = await lane.get()
-            self._backlog -= len(delivered.data)
-            if self._backlog <= BACKLOG_BYTES:
-                self._has_room.set()
-            kind, object_id = delivered.kind, delivered.id
-            try:
-                outcome = await self._handlers.on_object(kind, object_id, delivered.data, delivered.peer)
-            except Exception:
-                # Whatever a peer's bytes provoke must not end the network.
-                logger.exception("judging %s %s failed", kind, object_id.hex())
-                outcome = Outcome.IGNORE
-            if outcome is Outcome.REJECT:
-                logger.info("%s sent a bad %s %s", delivered.peer, kind, object_id.hex()[:12])
-            is_held = outcome is Outcome.ACCEPT and self._handlers.has_object(kind, object_id)
-            now = self._clock.monotonic()
-            self.perform(self._gossip.on_outcome(delivered, outcome, is_held, now))
-
     def _decode(self, cls: type[R], node_id: str, body: bytes | None) -> R:
         try:
             return decode_message(cls, body or b"")
         except MessageError as error:
             self.report(node_id, Fault.MALFORMED, str(error))
             raise TransportError(f"{node_id}: {error}") from error
-
-
-class PeerBlobSource:
-    """A linked peer as a `BlobSource`."""
-
-    def __init__(self, network: Network, link: Link, chain_id: Hash32) -> None:
-        self._network = network
-        self._link = link
-        self._chain_id = chain_id
-
-    @property
-    def node_id(self) -> str:
-        return self._link.node_id
-
-    async def get_manifest(self, root: Hash32) -> bytes | None:
-        request = ManifestRequest(self._chain_id, root)
-        try:
-            return await self._link.request(Route.MANIFEST, request)
-        except TransportError as error:
-            raise SourceError(str(error)) from error
-
-    async def get_chunk(self, root: Hash32, index: int) -> bytes | None:
-        request = ChunkRequest(self._chain_id, root, index)
-        try:
-            return await self._link.request(Route.CHUNK, request)
-        except TransportError as error:
-            raise SourceError(str(error)) from error
-
-    def report_corrupt(self, detail: str) -> None:
-        self._network.report(self.node_id, Fault.CORRUPT_BLOB, detail)

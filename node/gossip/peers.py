@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from consensus.gossip_rules import Outcome
 from consensus.types import Hash32
-from node.gossip.limits import Fault, NetworkLimits, RateLimiter, Score
+from node.gossip.limits import Admission, Fault, NetworkLimits, RateLimiter, Score
 from node.gossip.messages import (
     MAX_ANNOUNCED,
     MAX_INLINE_BYTES,
+    MAX_KIND_BYTES,
     MAX_OBJECT_IDS,
     Announced,
     Announcement,
@@ -24,6 +25,7 @@ from node.gossip.messages import (
     Route,
     decode_message,
 )
+from node.gossip.queue import Deliver
 
 Key = tuple[Kind, Hash32]
 
@@ -35,16 +37,6 @@ class Pull:
     peer: str
     kind: Kind
     ids: tuple[Hash32, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Judge an object; answer with `on_outcome`."""
-
-    peer: str
-    kind: Kind
-    id: Hash32
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +55,10 @@ class Ban:
 
 
 Action = Pull | Deliver | Flush | Ban
+
+
+class Overloaded(Exception):
+    """Not now; nobody is to blame."""
 
 
 class KeySet:
@@ -126,7 +122,10 @@ class _Peer:
     """What it announced and could not be asked for: it was not linked, or did not answer."""
     outbox: OrderedDict[Key, bytes | None] = field(default_factory=OrderedDict)
     is_linked: bool = False
+    is_chosen: bool = False
+    """Linked, and by this node's choice."""
     wanted: int = 0
+    useful: int = 0
 
 
 @dataclass(slots=True)
@@ -148,7 +147,10 @@ class Gossip:
         self._peers: dict[str, _Peer] = {}
         self._seen = KeySet(limits.seen)
         self._wanted: dict[Key, _Wanted] = {}
-        self._total = RateLimiter(limits, now, limits.total_factor)
+        self._totals = {
+            is_chosen: RateLimiter(limits, now, limits.total_factor, limits.total_bytes_factor)
+            for is_chosen in (False, True)
+        }
         self.recent = RecentObjects(limits.recent_bytes)
 
     def _get_peer(self, node_id: str, now: float) -> _Peer:
@@ -163,10 +165,13 @@ class Gossip:
 
     # --- links --------------------------------------------------------------------------------
 
-    def on_linked(self, node_id: str, now: float) -> list[Action]:
-        """A peer can be reached: tell it what was announced lately, it may have been away."""
+    def on_linked(self, node_id: str, now: float, *, is_chosen: bool = False) -> list[Action]:
+        """A peer can be reached: tell it what was announced lately, it may have been away.
+
+        `is_chosen`: this node decided on the link; its requests count against a total of their own.
+        """
         peer = self._get_peer(node_id, now)
-        peer.is_linked = True
+        peer.is_linked, peer.is_chosen = True, is_chosen
         for key in self.recent:
             if key[0] is Kind.BLOCK:
                 continue  # its status tells what it lacks, and synchronising brings it in order
@@ -191,16 +196,39 @@ class Gossip:
         """A peer can't be reached; what it knew is forgotten, for it may restart with nothing."""
         peer = self._peers.get(node_id)
         if peer is not None:
-            peer.is_linked = False
+            peer.is_linked = peer.is_chosen = False
             peer.outbox.clear()
             peer.known = KeySet(self._limits.known)
 
     # --- requests, faults ---------------------------------------------------------------------
 
-    def admit(self, node_id: str, route: Route, now: float) -> bool:
-        """Whether a peer's request is within the rates."""
+    def admit(self, node_id: str, route: Route, size: int, now: float) -> Admission:
+        """Whether a peer's request of so many bytes is within the rates."""
         peer = self._get_peer(node_id, now)
-        return peer.limiter.admit_request(route, now) and self._total.admit_request(route, now)
+        if not peer.limiter.admit_request(route, size, now):
+            return Admission.PEER_LIMIT
+        if not self._totals[peer.is_chosen].admit_request(route, size, now):
+            return Admission.TOTAL_LIMIT
+        return Admission.ADMITTED
+
+    def on_replied(self, node_id: str, size: int, now: float) -> None:
+        """So many bytes were sent in reply to a request of the peer."""
+        peer = self._get_peer(node_id, now)
+        peer.limiter.charge_sent(size)
+        self._totals[peer.is_chosen].charge_sent(size)
+
+    def get_usefulness(self, node_id: str) -> int:
+        """How many objects came from a peer first and were good."""
+        peer = self._peers.get(node_id)
+        return 0 if peer is None else peer.useful
+
+    def get_bans(self, now: float) -> dict[str, float]:
+        """Banned peers, and until when."""
+        return {n: p.score.banned_until for n, p in self._peers.items() if p.score.is_banned(now)}
+
+    def restore_ban(self, node_id: str, until: float, now: float) -> None:
+        """A ban of an earlier run that is not over."""
+        self._get_peer(node_id, now).score.banned_until = until
 
     def is_banned(self, node_id: str, now: float) -> bool:
         peer = self._peers.get(node_id)
@@ -223,15 +251,18 @@ class Gossip:
     ) -> list[Action]:
         """Bytes of an announcement: pull or judge what is new; more than allowed is dropped.
 
-        Raises `MessageError` for bytes that are none; the caller reports the fault.
+        Raises `MessageError` for bytes that are none; the caller reports the fault. Raises `Overloaded`
+        where all peers together announce too much: the sender is to try again.
         """
         message = decode_message(Announcement, body)
         if message.chain_id != self.chain_id:
             raise MessageError("an announcement on another chain")
         peer = self._get_peer(node_id, now)
         count = len(message.items)
-        if not (peer.limiter.admit_announced(count, now) and self._total.admit_announced(count, now)):
+        if not peer.limiter.admit_announced(count, now):
             return self.report(node_id, Fault.FLOOD, now)
+        if not self._totals[peer.is_chosen].admit_announced(count, now):
+            raise Overloaded
         actions: list[Action] = []
         pulls: dict[Kind, list[Hash32]] = {}
         for item in message.items:
@@ -249,7 +280,7 @@ class Gossip:
                 peer.deferred.add(key)
                 continue
             if item.data is not None:
-                actions.append(Deliver(node_id, item.kind, item.id, item.data))
+                actions += self._deliver(node_id, key, item.data, now)
             else:
                 pulls.setdefault(item.kind, []).append(item.id)
         for kind, ids in pulls.items():
@@ -277,7 +308,7 @@ class Gossip:
                 # It may have been dropped since; that is no fault.
                 actions += self._try_next((pull.kind, object_id), now)
             else:
-                actions.append(Deliver(pull.peer, pull.kind, object_id, data))
+                actions += self._deliver(pull.peer, (pull.kind, object_id), data, now)
         if rest and len(rest) < len(pull.ids):
             actions += _build_pulls(pull.peer, pull.kind, rest)
         elif rest:
@@ -311,6 +342,24 @@ class Gossip:
         del self._wanted[key]
         return []
 
+    def _deliver(self, node_id: str, key: Key, data: bytes, now: float) -> list[Action]:
+        """Have an object judged, unless its size alone tells that it is none."""
+        if len(data) <= MAX_KIND_BYTES[key[0]]:
+            return [Deliver(node_id, key[0], key[1], data)]
+        return [*self.report(node_id, Fault.INVALID_OBJECT, now), *self._try_next(key, now)]
+
+    def on_dropped(self, delivered: Deliver, now: float) -> None:
+        """An object gave way to others before it was judged: ask for it again later, without blame."""
+        key = (delivered.kind, delivered.id)
+        wanted = self._wanted.pop(key, None)
+        if wanted is None:
+            return
+        self._get_peer(wanted.peer, now).wanted -= 1
+        for node_id in (wanted.peer, *wanted.others):
+            peer = self._get_peer(node_id, now)
+            if peer.score.get(now) < 1:  # who is at fault already is not asked for more
+                peer.deferred.add(key)
+
     def on_outcome(self, delivered: Deliver, outcome: Outcome, is_held: bool, now: float) -> list[Action]:
         """What became of a delivered object; `is_held`: this node has it under exactly that id now."""
         key = (delivered.kind, delivered.id)
@@ -325,6 +374,7 @@ class Gossip:
         if wanted is not None:
             self._get_peer(wanted.peer, now).wanted -= 1
         if outcome is Outcome.ACCEPT:
+            self._get_peer(delivered.peer, now).useful += 1
             actions += self.announce(delivered.kind, delivered.id, delivered.data)
         return actions
 

@@ -10,11 +10,11 @@ from consensus.gossip_rules import Outcome
 from consensus.types import Hash32
 from node.blobs import BlobStore, CorruptBlob
 from node.clock import Clock
-from node.gossip.limits import Fault, NetworkLimits
+from node.gossip.handshake import HandshakeReason, check_hello
+from node.gossip.limits import Admission, Fault, NetworkLimits
 from node.gossip.links import Traffic
 from node.gossip.messages import (
     MAX_OBJECT_BYTES,
-    PROTOCOL_VERSION,
     ChunkRequest,
     HashesReply,
     HashesRequest,
@@ -31,7 +31,7 @@ from node.gossip.messages import (
     decode_message,
     encode_message,
 )
-from node.gossip.peers import Action, Gossip
+from node.gossip.peers import Action, Gossip, Overloaded
 from node.gossip.transport import Reply, Status
 from node.tls import PeerIdentity
 
@@ -70,6 +70,10 @@ class ServerOwner(Protocol):
     def identity(self) -> PeerIdentity: ...
 
     def build_hello(self) -> Hello: ...
+
+    def on_stranger(self, peer: PeerIdentity, reason: HandshakeReason) -> None:
+        """A node that has nothing to tell us greeted."""
+        ...
 
     def get_addresses(self) -> tuple[str, ...]:
         """Addresses of peers, to tell another."""
@@ -114,19 +118,24 @@ class PeerServer:
             return Reply(Status.FORBIDDEN)
         if self._gossip.is_banned(node_id, now):
             return Reply(Status.FORBIDDEN)
-        if not self._gossip.admit(node_id, route, now):
-            self._report(node_id, Fault.FLOOD, f"too many {route} requests")
+        admission = self._gossip.admit(node_id, route, len(body), now)
+        if admission is not Admission.ADMITTED:
+            if admission is Admission.PEER_LIMIT:
+                self._report(node_id, Fault.FLOOD, f"too many {route} requests")
             return Reply(Status.BUSY)
         try:
             reply = await self._dispatch(peer, route, body)
         except MessageError as error:
             self._report(node_id, Fault.MALFORMED, str(error))
             reply = Reply(Status.BAD)
+        except Overloaded:
+            reply = Reply(Status.BUSY)
         except _Refusal as refusal:
             reply = Reply(refusal.status)
         traffic = self._owner.get_traffic(node_id)
         traffic.received[route] += len(body)
         traffic.sent[route] += len(reply.body)
+        self._gossip.on_replied(node_id, len(reply.body), self._clock.monotonic())
         return reply
 
     def _report(self, node_id: str, fault: Fault, detail: str) -> None:
@@ -163,10 +172,14 @@ class PeerServer:
             raise _Refusal(Status.OTHER_CHAIN)
 
     def _on_status(self, peer: PeerIdentity, hello: Hello) -> Reply:
-        # A stranger is told who we are, so that its operator sees what is wrong.
-        if hello.status.chain_id == self._gossip.chain_id and hello.protocol == PROTOCOL_VERSION:
+        ours = self._owner.build_hello()
+        reason = check_hello(hello, ours)
+        if reason is None:
             self._owner.on_greeted(peer, hello)
-        return Reply(Status.OK, encode_message(self._owner.build_hello()))
+        else:
+            self._owner.on_stranger(peer, reason)
+        # A stranger is told who we are, so that its operator sees what is wrong.
+        return Reply(Status.OK, encode_message(ours))
 
     def _on_objects(self, request: ObjectsRequest) -> Reply:
         self._check_chain(request.chain_id)

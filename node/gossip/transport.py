@@ -55,6 +55,14 @@ class TransportError(Exception):
     """A request got no reply: unreachable, cut off, too slow, or too long a reply."""
 
 
+class OversizeReply(TransportError):
+    """A peer replied with more than was asked for, which no honest node does."""
+
+    def __init__(self, peer: PeerIdentity, detail: str) -> None:
+        super().__init__(detail)
+        self.peer = peer
+
+
 class Transport(Protocol):
     """Carries requests. Both ends know each other's identity before any byte is looked at."""
 
@@ -79,7 +87,10 @@ class Transport(Protocol):
     async def request(
         self, address: str, route: Route, body: bytes, *, max_reply: int, timeout_s: float
     ) -> IdentifiedReply:
-        """Send a request and wait for its reply. Raises `TransportError`."""
+        """Send a request and wait for its reply.
+
+        Raises `TransportError`; `OversizeReply` for a reply of more than `max_reply` bytes.
+        """
         ...
 
     async def disconnect(self, address: str) -> None:
@@ -174,7 +185,7 @@ class MemoryTransport:
             raise TransportError(f"{address} did not answer in {timeout_s} s") from error
         self._hub.find(self._address, address)  # cut while the request was under way
         if len(reply.body) > max_reply:
-            raise TransportError(f"{address} replied with more than {max_reply} bytes")
+            raise OversizeReply(target.identity, f"{address} replied with more than {max_reply} bytes")
         return IdentifiedReply(target.identity, reply.status, reply.body)
 
     async def disconnect(self, address: str) -> None:

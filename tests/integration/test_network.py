@@ -25,6 +25,7 @@ from node.gossip.messages import (
     decode_message,
     encode_message,
 )
+from node.gossip.selection import LinkKind
 from node.gossip.transport import Reply, Status
 from node.tls import PeerIdentity
 from tests.integration.peers import GENESIS, FakeNode, World, compute_id
@@ -171,7 +172,7 @@ async def test_a_node_that_dials_itself_gives_up(world: World, stack: AsyncExitS
     a, b = FakeNode("a"), FakeNode("b")
     await stack.enter_async_context(world.run(b))
     network = await stack.enter_async_context(world.run(a, b))
-    network._add_link(network.address, None)
+    network.open_link(network.address, LinkKind.CONFIGURED)
     await a.wait_until(lambda: [peer.node_id for peer in network.peers()] == ["b"])
 
 

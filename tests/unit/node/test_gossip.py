@@ -1,15 +1,17 @@
 """Gossip without I/O: who is asked, who is told, who is at fault."""
 
 import hashlib
+from contextlib import suppress
 
 import pytest
 
 from consensus.gossip_rules import Outcome
 from consensus.types import Hash32
-from node.gossip.limits import Fault, NetworkLimits, Rate, Score, TokenBucket
+from node.gossip.limits import Admission, Fault, NetworkLimits, Rate, Score, TokenBucket
 from node.gossip.messages import (
     MAX_ANNOUNCED,
     MAX_INLINE_BYTES,
+    MAX_KIND_BYTES,
     Announced,
     Announcement,
     Kind,
@@ -17,7 +19,8 @@ from node.gossip.messages import (
     Route,
     encode_message,
 )
-from node.gossip.peers import Action, Ban, Deliver, Flush, Gossip, KeySet, Pull
+from node.gossip.peers import Action, Ban, Flush, Gossip, KeySet, Overloaded, Pull
+from node.gossip.queue import Deliver
 
 CHAIN = Hash32(b"\x11" * 32)
 TX = Kind.TRANSACTION
@@ -246,14 +249,99 @@ def test_a_flood_of_announcements_is_dropped_and_costs_a_little() -> None:
     assert hear(gossip, "b", Announced(TX, ident("z"), b"")) != []
 
 
+OK, PEER, TOTAL = Admission.ADMITTED, Admission.PEER_LIMIT, Admission.TOTAL_LIMIT
+
+
 def test_requests_beyond_the_rate_are_not_admitted_until_time_has_passed() -> None:
     limits = NetworkLimits(rates={route: Rate(2, 3) for route in Route}, total_factor=1.5)
     gossip = Gossip(CHAIN, limits, 0.0)
-    assert [gossip.admit("a", Route.CHUNK, 0.0) for _ in range(4)] == [True, True, True, False]
+    assert [gossip.admit("a", Route.CHUNK, 9, 0.0) for _ in range(4)] == [OK, OK, OK, PEER]
     # All together are limited too: 4.5 at once.
-    assert [gossip.admit("b", Route.CHUNK, 0.0) for _ in range(2)] == [True, False]
-    assert gossip.admit("a", Route.HASHES, 0.0)
-    assert gossip.admit("a", Route.CHUNK, 1.0)
+    assert [gossip.admit("b", Route.CHUNK, 9, 0.0) for _ in range(2)] == [OK, TOTAL]
+    assert gossip.admit("a", Route.HASHES, 9, 0.0) is OK
+    assert gossip.admit("a", Route.CHUNK, 9, 1.0) is OK
+
+
+def test_requests_are_limited_whatever_their_routes_and_by_their_bytes() -> None:
+    limits = NetworkLimits(requests=Rate(1, 3), received=Rate(10, 100), total_factor=2)
+    gossip = Gossip(CHAIN, limits, 0.0)
+    routes = (Route.STATUS, Route.HASHES, Route.CHUNK, Route.OBJECTS)
+    assert [gossip.admit("a", route, 1, 0.0) for route in routes] == [OK, OK, OK, PEER]
+    assert gossip.admit("b", Route.ANNOUNCE, 101, 0.0) is PEER
+    assert gossip.admit("b", Route.ANNOUNCE, 90, 0.0) is OK
+    assert gossip.admit("b", Route.ANNOUNCE, 90, 0.0) is PEER
+    assert gossip.admit("b", Route.ANNOUNCE, 90, 9.0) is OK
+
+
+def test_replies_are_charged_and_too_many_bytes_of_them_bar_further_requests() -> None:
+    limits = NetworkLimits(sent=Rate(10, 100), total_bytes_factor=1.5)
+    gossip = Gossip(CHAIN, limits, 0.0)
+    assert gossip.admit("a", Route.CHUNK, 1, 0.0) is OK
+    gossip.on_replied("a", 130, 0.0)
+    assert gossip.admit("a", Route.CHUNK, 1, 0.0) is PEER
+    assert gossip.admit("b", Route.CHUNK, 1, 0.0) is OK
+    gossip.on_replied("b", 50, 0.0)
+    assert gossip.admit("c", Route.CHUNK, 1, 0.0) is TOTAL
+    assert gossip.admit("a", Route.CHUNK, 1, 3.0) is OK
+
+
+def test_others_can_not_use_up_what_chosen_peers_may_ask() -> None:
+    limits = NetworkLimits(requests=Rate(1, 4), announced=Rate(1, 4), total_factor=2)
+    gossip = Gossip(CHAIN, limits, 0.0)
+    gossip.on_linked("chosen", 0.0, is_chosen=True)
+    gossip.on_linked("dialled us", 0.0)
+    for flooder in "xyz":
+        for _ in range(4):
+            gossip.admit(flooder, Route.OBJECTS, 1, 0.0)
+        with suppress(Overloaded):
+            hear(gossip, flooder, *(Announced(TX, ident(f"{flooder}{n}"), None) for n in range(4)))
+    assert gossip.admit("dialled us", Route.STATUS, 1, 0.0) is TOTAL
+    assert gossip.admit("chosen", Route.STATUS, 1, 0.0) is OK
+    with pytest.raises(Overloaded):
+        hear(gossip, "dialled us", Announced(TX, X, None))
+    assert hear(gossip, "chosen", Announced(TX, X, None)) == [Pull("chosen", TX, (X,))]
+    # Nobody is blamed for what others asked.
+    assert gossip.get_score("dialled us", 0.0) == 0
+
+
+def test_an_object_larger_than_its_kind_allows_costs_without_being_looked_at(gossip: Gossip) -> None:
+    (pull,) = hear(gossip, "a", Announced(Kind.CLAIM, X, None))
+    hear(gossip, "b", Announced(Kind.CLAIM, X, None))
+    assert isinstance(pull, Pull)
+    data = bytes(MAX_KIND_BYTES[Kind.CLAIM] + 1)
+    assert gossip.on_pulled(pull, [data], 0.0) == [Pull("b", Kind.CLAIM, (X,))]
+    assert gossip.get_score("a", 0.0) == Fault.INVALID_OBJECT.points
+    assert hear(gossip, "c", Announced(Kind.PRESENCE, Y, bytes(MAX_KIND_BYTES[Kind.PRESENCE] + 1))) == []
+    assert gossip.get_score("c", 0.0) == Fault.INVALID_OBJECT.points
+    assert set(MAX_KIND_BYTES) == set(Kind)
+
+
+def test_what_gave_way_to_others_is_asked_for_again_without_blame(gossip: Gossip) -> None:
+    (delivered,) = hear(gossip, "a", Announced(TX, X, b"x"))
+    hear(gossip, "b", Announced(TX, X, None))
+    gossip.report("c", Fault.MALFORMED, 0.0)
+    hear(gossip, "c", Announced(TX, X, None))
+    assert isinstance(delivered, Deliver)
+    gossip.on_dropped(delivered, 0.0)
+    assert gossip.get_score("a", 0.0) == 0
+    assert gossip.on_heartbeat("c", 0.0) == []  # who is at fault is not asked again
+    assert gossip.on_heartbeat("a", 0.0) == [Pull("a", TX, (X,))]
+    assert gossip.on_heartbeat("b", 0.0) == []
+
+
+def test_usefulness_counts_what_came_first_and_was_good(gossip: Gossip) -> None:
+    (delivered,) = hear(gossip, "a", Announced(TX, X, b"x"))
+    hear(gossip, "b", Announced(TX, X, b"x"))
+    assert isinstance(delivered, Deliver)
+    gossip.on_outcome(delivered, Outcome.ACCEPT, True, 0.0)
+    assert (gossip.get_usefulness("a"), gossip.get_usefulness("b")) == (1, 0)
+
+
+def test_a_ban_of_an_earlier_run_goes_on(gossip: Gossip) -> None:
+    gossip.restore_ban("a", 50.0, 0.0)
+    assert gossip.get_bans(49.0) == {"a": 50.0}
+    assert gossip.is_banned("a", 49.0)
+    assert gossip.get_bans(50.0) == {}
 
 
 def test_a_peer_that_was_away_is_told_again_but_not_of_blocks(gossip: Gossip) -> None:
