@@ -2,9 +2,9 @@
 at every fork the child with more blocks in its subtree, ties by lowest hash (DESIGN 5).
 
 Time is an argument, a failed call changes nothing, and the head depends on the set of blocks alone and not
-on their order of arrival, unless two conflicting checkpoints are final, which takes a third of all stake to
-break its word: then the first one stays. Blocks between two forks form one segment, so a block costs as many
-steps as there are forks below it and not as many as there are blocks.
+on their order of arrival. Only where two conflicting checkpoints could be final, which takes a third of all
+stake to break its word, does the first one known stay. Blocks between two forks form one segment, so a block
+costs as many steps as there are forks below it and not as many as there are blocks.
 """
 
 from dataclasses import dataclass, field
@@ -60,8 +60,6 @@ class Store:
         self._start(root, time, height)
         self.justified = self.finalized = Checkpoint(height, root)
         """The highest checkpoints that any known block's state justifies and finalises."""
-        self.conflict: tuple[Checkpoint, Checkpoint] | None = None
-        """Two final checkpoints of which none descends from the other: at least a third of stake lied."""
 
     def _start(self, root: Hash32, time: Millis, height: Height) -> None:
         self._root = root
@@ -120,13 +118,9 @@ class Store:
         self._note_checkpoints(justified, finalized)
 
     def _note_checkpoints(self, justified: Checkpoint, finalized: Checkpoint) -> None:
+        # The new block descends from the final one, so what its state finalises lies on the same line.
         if finalized.height > self.finalized.height:
-            if self.is_ancestor(self.finalized.hash, finalized.hash):
-                self.finalized = finalized
-            else:
-                self.conflict = (self.finalized, finalized)
-        elif not self._is_below_final(finalized):
-            self.conflict = (self.finalized, finalized)
+            self.finalized = finalized
         is_higher = justified.height > self.justified.height
         is_lower_hash = justified.height == self.justified.height and justified.hash < self.justified.hash
         if (is_higher or is_lower_hash) and self.is_viable(justified.hash):
@@ -135,11 +129,6 @@ class Store:
         if not self.is_viable(self.justified.hash):
             self.justified = self.finalized
             self._head = None
-
-    def _is_below_final(self, checkpoint: Checkpoint) -> bool:
-        if checkpoint.height < self._root_height:
-            return True
-        return self.is_ancestor(checkpoint.hash, self.finalized.hash)
 
     def is_extendable(self, block_hash: Hash32) -> bool:
         """Whether the block is known and is the last finalised one or descends from it."""

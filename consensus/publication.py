@@ -235,6 +235,7 @@ def apply_publish(state: State, sender: Address, payload: PublishTask, ctx: Bloc
         next_taken_rung=0,
         unsettled=(),
         settled=None,
+        judged=(),
         escrow=Amount(escrow),
         bond=payload.bond,
     )

@@ -122,6 +122,8 @@ class TaskState:
     unsettled: tuple[Unsettled, ...]
     """Milestones taken and not settled yet, in order."""
     settled: Settled | None
+    judged: tuple[Hash32, ...]
+    """Loss openings of all settled milestones, in order."""
     escrow: Amount
     bond: Amount
 

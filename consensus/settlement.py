@@ -103,7 +103,12 @@ def settle_accepted(
         reward = sum(rung.reward for rung in rungs)
         state, task_state = _pay(state, task_state, milestone.credits, reward, publication.batch_fee)
         settled = Settled(milestone.last_rung, milestone.step, milestone.loss, milestone.weights_digest)
-        task_state = replace(task_state, unsettled=task_state.unsettled[1:], settled=settled)
+        task_state = replace(
+            task_state,
+            unsettled=task_state.unsettled[1:],
+            settled=settled,
+            judged=(*task_state.judged, milestone.loss_opening),
+        )
         if milestone.last_rung + 1 == len(publication.ladder):
             state, task_state = _finish(state, task, task_state, TaskStatus.COMPLETE, ctx)
     if task_state.status == TaskStatus.CLOSING and not task_state.unsettled:
@@ -121,6 +126,8 @@ def apply_settle(state: State, payload: SettleTask, ctx: BlockContext) -> State:
     task_state, _, _ = get_task_parts(state, payload.task)
     if task_state.status not in LIVING:
         raise InvalidTransaction(Reason.TASK_ENDED, task_state.status)
+    if payload.loss_opening in task_state.judged:
+        raise InvalidTransaction(Reason.VERDICT_SETTLED, payload.loss_opening.hex())
     first = task_state.unsettled[0] if task_state.unsettled else None
     if first is None or first.milestone.loss_opening != payload.loss_opening:
         raise InvalidTransaction(Reason.VERDICT_MILESTONE, payload.loss_opening.hex())

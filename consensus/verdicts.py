@@ -44,6 +44,8 @@ def apply_verdict(state: State, sender: Address, payload: Verdict, ctx: BlockCon
         raise InvalidTransaction(Reason.TASK_ENDED, task_state.status)
     if max(abs(payload.before), abs(payload.after)) > MAX_OPENED:
         raise InvalidTransaction(Reason.VERDICT_BOUND, f"a loss beyond {MAX_OPENED}")
+    if payload.loss_opening in task_state.judged:
+        raise InvalidTransaction(Reason.VERDICT_SETTLED, payload.loss_opening.hex())
     items = list(task_state.unsettled)
     names = [item.milestone.loss_opening for item in items]
     if payload.loss_opening not in names:

@@ -8,6 +8,7 @@ import pytest
 from consensus.errors import ConsensusError, Held, InvalidBlock, Reason, UnknownParent
 from consensus.fork_choice import Store
 from consensus.types import Hash32, Height, Millis
+from consensus.vote import Checkpoint
 
 STEPS = Path(__file__).parents[2] / "vectors" / "fork_choice.json"
 
@@ -119,3 +120,85 @@ def test_ten_thousand_blocks_with_a_head_after_each() -> None:
         assert store.get_head() == block
     assert store.get_subtree_count(Hash32(bytes(32))) == len(store) == 10_101
     assert store.is_ancestor(Hash32((1).to_bytes(32, "big")), parent)
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+def build_forked() -> Store:
+    """root - a1 - a2 - a3 - a4 and root - b1 - b2; nothing is justified."""
+    store = Store(name("root"), Millis(0))
+    for branch, length in (("a", 4), ("b", 2)):
+        parent = name("root")
+        for height in range(1, length + 1):
+            block = name(f"{branch}{height}")
+            store.on_block(block, parent, Height(height), Millis(height * 1_000))
+            parent = block
+    return store
+
+
+def get_checkpoint(text: str) -> Checkpoint:
+    return Checkpoint(Height(int(text[1:])), name(text))
+
+
+def test_the_head_descends_from_the_highest_justified_checkpoint_whatever_the_weight() -> None:
+    store = build_forked()
+    assert store.get_head() == name("a4")
+    store.on_block(name("b3"), name("b2"), Height(3), Millis(3_000), justified=get_checkpoint("b2"))
+    assert store.get_head() == name("b3")
+    assert store.justified == get_checkpoint("b2")
+    # A higher one on the other branch takes over.
+    store.on_block(name("a5"), name("a4"), Height(5), Millis(5_000), justified=get_checkpoint("a4"))
+    assert store.get_head() == name("a5")
+
+
+def test_the_final_block_is_never_left() -> None:
+    store = build_forked()
+    store.on_block(
+        name("b3"),
+        name("b2"),
+        Height(3),
+        Millis(3_000),
+        justified=get_checkpoint("b2"),
+        finalized=get_checkpoint("b1"),
+    )
+    assert store.finalized == get_checkpoint("b1")
+    for parent, height in (("a4", 5), ("root", 1)):
+        with pytest.raises(InvalidBlock) as caught:
+            store.on_block(name("late"), name(parent), Height(height), Millis(9_000))
+        assert caught.value.reason == Reason.FORK_FINAL
+        assert not caught.value.peer_at_fault
+    assert store.get_head() == name("b3")
+    assert not store.is_extendable(name("a4"))
+
+
+def test_pruning_forgets_dead_branches_and_keeps_the_head() -> None:
+    store = build_forked()
+    store.on_block(
+        name("b3"),
+        name("b2"),
+        Height(3),
+        Millis(3_000),
+        justified=get_checkpoint("b2"),
+        finalized=get_checkpoint("b1"),
+    )
+    dead = store.prune()
+    assert sorted(dead) == sorted(name(text) for text in ("a1", "a2", "a3", "a4"))
+    assert len(store) == 3
+    assert store.root == store.finalized == get_checkpoint("b1")
+    assert store.justified == get_checkpoint("b2")
+    assert store.get_head() == name("b3")
+    store.on_block(name("b4"), name("b3"), Height(4), Millis(4_000))
+    assert store.get_head() == name("b4")
+    assert store.get_ancestor(name("b4"), Height(1)) == name("b1")
+    with pytest.raises(UnknownParent):
+        store.on_block(name("a5"), name("a4"), Height(5), Millis(5_000))
+
+
+def test_what_was_justified_off_the_final_branch_no_longer_counts() -> None:
+    store = build_forked()
+    store.on_block(name("a5"), name("a4"), Height(5), Millis(5_000), justified=get_checkpoint("a3"))
+    assert store.get_head() == name("a5")
+    store.on_block(name("b3"), name("b2"), Height(3), Millis(3_000), finalized=get_checkpoint("b1"))
+    assert store.justified == store.finalized == get_checkpoint("b1")
+    assert store.get_head() == name("b3")

@@ -5,6 +5,7 @@ The second reading knows msgpack, SHA-256 and Ed25519 only and imports nothing o
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from consensus.claims import Presence, sign_claim, sign_presence
 from consensus.codec import decode, encode
 from consensus.crypto import compute_blob_root, compute_chunk_hash, compute_merkle_root, hash_domain
 from consensus.genesis import build_genesis_state
+from consensus.governance import sign_governance
 from consensus.identifiers import (
     compute_block_hash,
     compute_chain_id,
@@ -26,14 +28,30 @@ from consensus.identifiers import (
     compute_weights_digest,
 )
 from consensus.leases import compute_leases
-from consensus.params import Genesis
+from consensus.params import Genesis, Validator
+from consensus.payload import (
+    Accuse,
+    Govern,
+    Governance,
+    ReportOpenings,
+    SettleTask,
+    SetValidators,
+    SignedOpening,
+    Verdict,
+    WrongBundle,
+    WrongLoss,
+)
 from consensus.task import Available, Claim, DraftTask, ExpireTask, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Hash32, Millis
+from consensus.vote import Vote
+from tests.unit.consensus.test_evidence import build_double
 from tests.unit.consensus.world import (
     CUSTODY,
     MINER_A,
+    MINER_B,
     OUTSIDER,
+    World,
     build_blob,
     build_contribution,
     build_draft,
@@ -60,6 +78,7 @@ def build_vectors() -> dict[str, Vector]:
         "open gradient": world.sign(CUSTODY, opening),
         "open loss": world.sign(CUSTODY, loss),
         "expire": world.sign(OUTSIDER, ExpireTask(world.task)),
+        **build_judgements(world, opening, loss),
     }
     vectors: dict[str, Vector] = {}
     for name, transaction in payloads.items():
@@ -84,6 +103,8 @@ def build_vectors() -> dict[str, Vector]:
     }
     for name, item in (("opening of a gradient", opening), ("opening of a loss", loss)):
         vectors[name] = {"encoding": encode(item).hex(), "hash": compute_opening_hash(item).hex()}
+    vote = world.build_votes()[0]
+    vectors["vote"] = {"encoding": encode(vote).hex(), "chain_id": world.chain_id.hex()}
     claim = sign_claim(MINER_A, world.chain_id, world.task, 2, 1, build_blob("bundle"))
     vectors["claim"] = {"encoding": encode(claim).hex(), "chain_id": world.chain_id.hex()}
     presence = sign_presence(MINER_A, world.chain_id, world.task, Millis(5_000))
@@ -113,6 +134,32 @@ def build_vectors() -> dict[str, Vector]:
     return vectors
 
 
+def build_judgements(world: World, opening: OpenGradient, loss: OpenLoss) -> dict[str, SignedTransaction]:
+    """The kinds that judge and govern."""
+    first = world.task_state.qualified[0].loss_opening
+    claim = opening.claims[0]
+    root = hash_domain("test", b"canonical")
+    signed = SignedOpening(opening, world.sign(CUSTODY, opening).signature)
+    other = replace(opening, gradient=(1, -2, 3))
+    members = (Validator(CUSTODY.address, 10), Validator(MINER_A.address, 11))
+    governance = Governance(0, SetValidators(members))
+    approval = sign_governance(CUSTODY, world.chain_id, governance)
+    return {
+        "verdict": world.sign(MINER_A, Verdict(world.task, first, False, 2**40, -3)),
+        "settle": world.sign(OUTSIDER, SettleTask(world.task, first)),
+        "report votes": world.sign(OUTSIDER, build_double(world, MINER_A)),
+        "report openings": world.sign(
+            OUTSIDER,
+            ReportOpenings(signed, SignedOpening(other, world.sign(CUSTODY, other).signature)),
+        ),
+        "accuse of a bundle": world.sign(MINER_B, Accuse(WrongBundle(claim, root))),
+        "govern": world.sign(OUTSIDER, Govern(governance, (approval,))),
+        "accuse of a loss": world.sign(
+            MINER_B, Accuse(WrongLoss(loss, world.sign(CUSTODY, loss).signature, root))
+        ),
+    }
+
+
 VECTORS: dict[str, Vector] = json.loads(PATH.read_text()) if PATH.exists() else {}
 
 
@@ -127,6 +174,7 @@ TYPES = {
     "opening of a loss": OpenLoss,
     "claim": Claim,
     "presence": Presence,
+    "vote": Vote,
 }
 
 
@@ -168,7 +216,7 @@ def read_merkle(tag: str, leaves: list[bytes]) -> bytes:
     return hash_tagged(tag + "-root", len(leaves).to_bytes(8, "big") + top)
 
 
-@pytest.mark.parametrize("tag", range(8))
+@pytest.mark.parametrize("tag", range(14))
 def test_transactions_read_independently(tag: int) -> None:
     name = [name for name in VECTORS if name.startswith("transaction")][tag]
     chain_id, sender, nonce, payload, signature = read(VECTORS[name])
@@ -194,8 +242,8 @@ def test_hashes_read_independently(name: str, tag: str, prefix: str, key: str) -
     assert hash_tagged(tag, data).hex() == vector[key]
 
 
-@pytest.mark.parametrize(("name", "miner_at"), [("claim", 4), ("presence", 1)])
-def test_miners_statements_read_independently(name: str, miner_at: int) -> None:
+@pytest.mark.parametrize(("name", "miner_at"), [("claim", 4), ("presence", 1), ("vote", 0)])
+def test_statements_read_independently(name: str, miner_at: int) -> None:
     *fields, signature = read(VECTORS[name])
     message = bytes.fromhex(VECTORS[name]["chain_id"]) + msgpack.packb([*fields, b""])
     check_signed(fields[miner_at], name, message, signature)
@@ -208,7 +256,8 @@ def test_block_reads_independently() -> None:
     check_signed(header[5], "block", block_hash, signature)
     assert header[6] == read_merkle("transactions", [msgpack.packb(item) for item in transactions])
     assert header[7] == read_merkle("work", [msgpack.packb(work)])
-    assert header[8] == read_merkle("votes", votes)
+    assert votes
+    assert header[8] == read_merkle("votes", [msgpack.packb(vote) for vote in votes])
     assert header[9].hex() == VECTORS["block"]["state_root"]
 
 
@@ -232,7 +281,11 @@ def test_genesis_state_root_reads_independently() -> None:
     _, _, _, accounts, validators, organisations = read(VECTORS["genesis"])
     contents = {b"account/" + address: [balance, 0, name] for address, balance, name in accounts}
     contents[b"members"] = [sorted(address for address, _, name in accounts if name)]
-    contents[b"validators"] = [validators]
+    chain_id = bytes.fromhex(VECTORS["genesis"]["chain_id"])
+    root = [0, chain_id]
+    contents[b"validators"] = [0, validators]
+    contents[b"finality"] = [root, root, 0]
+    contents[b"checkpoint/" + bytes(8)] = [chain_id, root, 0, True, []]
     contents[b"organisations"] = [organisations]
     leaves = {int.from_bytes(sha256(key).digest(), "big"): value for key, value in contents.items()}
 

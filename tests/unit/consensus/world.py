@@ -20,7 +20,12 @@ from consensus.identifiers import (
 )
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
 from consensus.payload import Payload, Verdict
-from consensus.proposal import build_proposal, build_work, get_work_entitled_time
+from consensus.proposal import (
+    build_proposal,
+    build_work,
+    get_carrier_proposer,
+    get_work_entitled_time,
+)
 from consensus.publication import get_step_batches
 from consensus.state import State, TaskState
 from consensus.task import (
@@ -222,6 +227,33 @@ class World:
         self, *transactions: SignedTransaction, after: int = 2_000, votes: Sequence[Vote] | None = None
     ) -> None:
         self.add(self.build_carrier(*transactions, after=after, votes=votes))
+
+    def carry_by_turn(
+        self, *transactions: SignedTransaction, after: int = 2_000, votes: Sequence[Vote] | None = None
+    ) -> None:
+        """Like `carry` where the validator set is no longer that of genesis."""
+        time = Millis(self.header.time + after)
+        turn = get_carrier_proposer(self.state, self.params, self.header, time)
+        assert turn is not None
+        proposal = build_proposal(
+            self.header,
+            self.state,
+            transactions,
+            None,
+            time,
+            BY_ADDRESS[turn],
+            self.params,
+            self.chain_id,
+            self.build_votes(self._get_voters()) if votes is None else votes,
+        )
+        assert not proposal.refused, proposal.refused
+        assert not proposal.premature, proposal.premature
+        self.add(proposal.block)
+
+    def _get_voters(self) -> list[SigningKey]:
+        """Everyone of the active set and of those before it who is not in jail."""
+        jailed = self.state.get_jailed()
+        return [key for key in KEYS if key.address not in jailed]
 
     def build_work(self) -> Work:
         return build_work(self.state, self.task, self.weights[self.task_state.qualified[0].step])

@@ -192,6 +192,9 @@ class FakeNode:
             qualified=(),
             next_rung=1,
             next_taken_rung=1,
+            unsettled=(),
+            settled=None,
+            judged=(),
             escrow=Amount(500),
             bond=Amount(10),
         )
