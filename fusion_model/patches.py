@@ -59,6 +59,11 @@ def extract_patches(
     return PatchSet(inputs, tuple(ranges))
 
 
+def count_patches(pairs: Sequence[ImagePair], patch: int = 6, black_level: float = BLACK_LEVEL) -> int:
+    """How many patches `extract_patches` can draw from."""
+    return len(_find_places(pairs, patch, black_level))
+
+
 def _find_places(pairs: Sequence[ImagePair], patch: int, black_level: float) -> npt.NDArray[np.int64]:
     """(image, row, column) of every patch above the black level, in reading order."""
     found: list[npt.NDArray[np.int64]] = [np.empty((0, 3), dtype=np.int64)]

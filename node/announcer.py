@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from consensus.block import Block, Work
 from consensus.identifiers import compute_block_hash, compute_opening_hash
+from consensus.payload import Verdict
 from consensus.state import State
 from consensus.task import OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction, compute_transaction_id
@@ -71,6 +72,8 @@ class EventAnnouncer:
                 self._publish(EventKind.STEP, now, build_step(payload, state))
             if isinstance(payload, OpenGradient | OpenLoss):
                 self._publish(EventKind.OPENING, now, build_opening(payload, transaction, block, state))
+            if isinstance(payload, Verdict):
+                self._publish(EventKind.VERDICT, now, build_verdict(payload, transaction, block, state))
         header = block.header
         self._publish(
             EventKind.BLOCK,
@@ -139,6 +142,24 @@ def build_opening(
         scale = get_loss_scale(state, opening.task)
         data |= {"loss": opening.loss, "loss_value": opening.loss / scale}
     return data
+
+
+def build_verdict(
+    verdict: Verdict, transaction: SignedTransaction, block: Block, state: State
+) -> dict[str, JsonValue]:
+    """A validator's judgement of a milestone on its own pairs is on the chain."""
+    scale = get_loss_scale(state, verdict.task)
+    return {
+        "task": verdict.task.hex(),
+        "loss_opening": verdict.loss_opening.hex(),
+        "validator": transaction.sender.hex(),
+        "accept": verdict.accept,
+        "before": verdict.before,
+        "before_value": verdict.before / scale,
+        "after": verdict.after,
+        "after_value": verdict.after / scale,
+        "height": block.header.height,
+    }
 
 
 def build_milestone(work: Work, block: Block, block_hash: Hash32, state: State) -> dict[str, JsonValue]:

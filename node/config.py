@@ -119,6 +119,38 @@ class TlsSettings(Section):
     key: Path
 
 
+class VerdictSettings(Section):
+    """A validator's own pairs, on which it judges milestones; without any it gives no verdict."""
+
+    pairs: Path | None = Field(default=None, repr=False)
+    """Folder of pairs: with `manifest.csv`, or with the folders `first` and `second` of PNG twins."""
+    modality: str | None = Field(default=None, repr=False)
+    """Only these rows of the manifest."""
+    phantoms: int = Field(default=0, ge=0, le=10_000, repr=False)
+    """So many synthetic patients instead of a folder, for testnets."""
+    phantom_seed: int = Field(default=0, ge=0, repr=False)
+    patches: int = Field(default=8_192, ge=1, le=1_000_000)
+    """Most patches to judge on."""
+    noise: float | None = Field(default=None, ge=0, le=1e6)
+    """Noise of a published sum of losses, multiples of the bound of one patch; default the task's own."""
+    tolerance: float | None = Field(default=None, ge=0, le=1e6)
+    """How much larger the loss may become, in its own unit; default one standard deviation of the noise."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is anything to judge on."""
+        return self.pairs is not None or self.phantoms > 0
+
+
+class RetentionSettings(Section):
+    """How long blobs are kept that no living task needs."""
+
+    policy: Literal["standard", "archive"] = "standard"
+    """`standard` drops an ended task's blobs `evidence_ms` after its end; `archive` keeps everything."""
+    bundle_steps: int = Field(default=2, ge=0, le=1_000_000)
+    """A miner keeps its bundles until so many later steps are opened."""
+
+
 class LimitSettings(Section):
     """Bounds on memory, disk and requests."""
 
@@ -164,6 +196,8 @@ class NodeConfig(BaseSettings):
     operator: OperatorSettings = OperatorSettings()
     peer: PeerSettings = PeerSettings()
     tls: TlsSettings
+    verdict: VerdictSettings = VerdictSettings()
+    retention: RetentionSettings = RetentionSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
 
@@ -190,6 +224,8 @@ class NodeConfig(BaseSettings):
             seen[port] = section
         if {Role.CUSTODY, Role.MINER} <= self.roles:
             raise ValueError("roles: a custody's organisation may not mine, choose custody or miner")
+        if self.verdict.pairs is not None and self.verdict.phantoms:
+            raise ValueError("verdict.pairs: a folder and phantoms exclude each other, choose one")
         return self
 
     @classmethod
@@ -221,9 +257,12 @@ class NodeConfig(BaseSettings):
         tls = self.tls.model_copy(
             update={name: base / getattr(self.tls, name) for name in ("authority", "certificate", "key")}
         )
+        pairs = self.verdict.pairs
+        verdict = self.verdict.model_copy(update={"pairs": base / pairs if pairs else None})
         return self.model_copy(
             update={
                 "data_dir": data_dir,
+                "verdict": verdict,
                 "genesis": base / self.genesis,
                 "account_key": base / self.account_key,
                 "operator": operator,
@@ -261,6 +300,12 @@ class NodeConfig(BaseSettings):
                 problems.append(
                     ConfigProblem(field, f"{path} is readable by others", f"Run `chmod 600 {path}`")
                 )
+        pairs = self.verdict.pairs
+        if pairs is not None and not (pairs / "manifest.csv").is_file():
+            for folder in (pairs / "first", pairs / "second"):
+                if not folder.is_dir():
+                    remedy = "Give a folder with manifest.csv, or with the folders first and second"
+                    problems.append(ConfigProblem("verdict.pairs", f"no folder {folder}", remedy))
         parent = next(p for p in (self.data_dir, *self.data_dir.parents) if p.exists())
         if not os.access(parent, os.W_OK):
             problems.append(

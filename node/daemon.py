@@ -36,6 +36,7 @@ from node.recomputer import Recomputer
 from node.sync import Synchroniser
 from node.tls import TlsFiles
 from node.validator import Availability, Expirer, Settler
+from node.verdicts import Judge
 from node.view import CoreOperator, CoreView
 from node.work import VerdictBook, WorkService
 
@@ -145,6 +146,7 @@ class Node:
             group.create_task(Availability(core).run(), name="availability")
             group.create_task(Expirer(core).run(), name="expirer")
             group.create_task(Settler(core).run(), name="settler")
+            group.create_task(Judge(core, config.verdict, config.data_dir).run(), name="judge")
         if Role.MINER in config.roles:
             miner = Miner(core, config.workers, config.data_dir / "scratch")
             group.create_task(miner.run(), name="miner")

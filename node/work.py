@@ -196,6 +196,10 @@ class WorkService:
             )
         )
 
+    async def compute_losses_in_clear(self, kind: str, job: base.VerdictJob) -> base.VerdictLosses:
+        """Two models' losses on this validator's own pairs. Raises: WorkloadError."""
+        return await self._verifiers.run(base.get_workload(kind).run_verdict, job)
+
     async def compute_bundle(
         self, definition: TaskDefinition, batch: int, weights: tuple[int, ...], output: Path
     ) -> None:

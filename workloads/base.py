@@ -7,7 +7,7 @@ a node that only follows the chain loads no encryption and no training library.
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -46,6 +46,51 @@ class LossJob:
     weights: tuple[int, ...]
     relin_keys: KeyFile
     batch: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PrivatePairs:
+    """Where a validator's own pairs are: a folder, or synthetic patients. Never shown, never sent."""
+
+    folder: Path | None = field(default=None, repr=False)
+    """Holds `manifest.csv`, or the folders `first` and `second` of equally named PNG images."""
+    modality: str | None = field(default=None, repr=False)
+    """Only these rows of the manifest."""
+    phantoms: int = field(default=0, repr=False)
+    phantom_seed: int = field(default=0, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictJob:
+    """Evaluate two models on private pairs, in clear; only two noised losses come back."""
+
+    model: bytes
+    before: tuple[int, ...]
+    """Weights of the last settled model."""
+    after: tuple[int, ...]
+    """Weights of the milestone's model."""
+    pairs: PrivatePairs
+    patches: int
+    """Most patches to draw from the pairs."""
+    clip: int
+    """Bound of one patch's loss, opened units."""
+    scale_bits: int
+    noise: int
+    """Standard deviation of the noise of a sum of losses, opened units."""
+    secret: Path = field(repr=False)
+    """File of the key that the noise is a function of, so that a repetition tells nothing new."""
+    binding: bytes
+    """Names the chain and the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictLosses:
+    """Mean losses with their noise, in opened units."""
+
+    before: int
+    after: int
+    deviation: int
+    """Standard deviation of the noise of each, rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +146,10 @@ class Workload(Protocol):
 
     def run_loss(self, job: LossJob) -> bytes:
         """The canonical loss ciphertext of one validation batch."""
+        ...
+
+    def run_verdict(self, job: VerdictJob) -> VerdictLosses:
+        """Both models' losses on private pairs. An error's text tells nothing of the pairs."""
         ...
 
     def compute_loss_hash(self, losses: Sequence[bytes]) -> bytes:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from workloads.base import WorkloadError
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -51,3 +53,11 @@ def add_sums(sums: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     if len(lengths) != 1:
         raise ValueError(f"sums of different lengths {sorted(lengths)}")
     return tuple(sum(column) for column in zip(*sums, strict=True))
+
+
+def sum_clipped_losses(losses: FloatArray, clip: int, scale_bits: int) -> int:
+    """Exact sum of each loss rounded to opened units and limited to [0, clip]."""
+    if clip < 1:
+        raise WorkloadError(f"loss_clip must be at least 1, got {clip}")
+    units = np.clip(np.rint(np.ldexp(losses, scale_bits)), 0, clip)
+    return int(units.astype(np.int64).sum())

@@ -32,7 +32,7 @@ from he.gate import Source
 from he.packing import decrypt_batch, decrypt_bundle, decrypt_loss
 from he.precision import GRADIENT_TOLERANCE, INPUT_TOLERANCE, LOSS_TOLERANCE, Tolerance
 from workloads.base import WorkloadError
-from workloads.clipping import FloatArray, clip_to_units, sum_clipped
+from workloads.clipping import FloatArray, clip_to_units, sum_clipped, sum_clipped_losses
 from workloads.fusion import FusionSpec
 from workloads.hashing import hash_domain
 from workloads.noise import draw_gaussian
@@ -328,14 +328,6 @@ def sum_losses(
     limit = tolerances.loss.compute_limit(expected)
     _check_close("loss", losses, expected, limit, "the clear loss")
     return sum_clipped_losses(losses[: batch.patches], clip, scale_bits)
-
-
-def sum_clipped_losses(losses: FloatArray, clip: int, scale_bits: int) -> int:
-    """Exact sum of each loss rounded to opened units and limited to [0, clip]."""
-    if clip < 1:
-        raise WorkloadError(f"loss_clip must be at least 1, got {clip}")
-    units = np.clip(np.rint(np.ldexp(losses, scale_bits)), 0, clip)
-    return int(units.astype(np.int64).sum())
 
 
 def open_loss(sums: Sequence[int], patches: int, noise: int, secret: bytes, binding: bytes) -> int:

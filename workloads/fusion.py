@@ -23,7 +23,7 @@ from he.formats import (
 from he.params import CkksParams, get_params
 from he.plan import build_plan, check_magnitudes
 from he.spec import PolynomialSpec
-from workloads.base import BlobSizes, GradientJob, LossJob, WorkloadError
+from workloads.base import BlobSizes, GradientJob, LossJob, VerdictJob, VerdictLosses, WorkloadError
 from workloads.hashing import compute_loss_digest, compute_loss_hash
 
 KIND = "fusion-training"
@@ -194,6 +194,11 @@ class FusionTraining:
         from workloads.jobs import run_loss
 
         return run_loss(self.get_params(job.preset), FusionSpec.decode(job.model), job)
+
+    def run_verdict(self, job: VerdictJob) -> VerdictLosses:
+        from workloads.verdict import run_verdict
+
+        return run_verdict(FusionSpec.decode(job.model), job)
 
     def compute_loss_hash(self, losses: Sequence[bytes]) -> bytes:
         return compute_loss_hash([compute_loss_digest(body) for body in losses])

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 
 from workloads.base import WorkloadError
-from workloads.custody import (
-    DEFAULT_TOLERANCES,
-    compare_gradients,
-    get_entry_name,
-    open_loss,
-    sum_clipped_losses,
-)
+from workloads.clipping import sum_clipped_losses
+from workloads.custody import DEFAULT_TOLERANCES, compare_gradients, get_entry_name, open_loss
 from workloads.fusion import FusionSpec
 
 SPEC = FusionSpec()

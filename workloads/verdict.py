@@ -1,0 +1,93 @@
+"""A validator's judgement of a model on pairs of its own, in clear (DESIGN 5).
+
+Neither encryption nor a training library is needed: the closed-form losses of the clear twin, clipped by
+patch like the task's own validation loss. What leaves this module is two means with Gaussian noise. The noise
+is a function of the validator's key, the weights and the exact sum, so a model judged twice gives the same
+number, and nobody can average the noise away.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from fusion_model.gradients import Array, compute_patch_losses, convert_weights
+from fusion_model.importers.png import ImportRefusedError
+from fusion_model.losses import LossTarget, build_training_target
+from fusion_model.patches import count_patches, extract_patches
+from workloads.base import PrivatePairs, VerdictJob, VerdictLosses, WorkloadError
+from workloads.clipping import sum_clipped_losses
+from workloads.fusion import FusionSpec
+from workloads.hashing import hash_domain
+from workloads.imaging import PairSource, load_pairs
+from workloads.noise import SECRET_BYTES, draw_gaussian
+
+T = TypeVar("T")
+
+PATCH_SEED = 1
+"""Of the choice of patches: fixed, so that all models of a task are judged on the same ones."""
+
+
+def run_verdict(spec: FusionSpec, job: VerdictJob) -> VerdictLosses:
+    """Both losses. Raises: WorkloadError that names neither a file nor a number of the pairs."""
+    inputs = _hide("can't be read", lambda: load_private_patches(spec, job.pairs, job.patches))
+    secret = _hide("have no noise key", lambda: _read_secret(job.secret))
+    target = build_training_target(spec.network, inputs)
+    before, after = (_open(spec, weights, inputs, target, secret, job) for weights in (job.before, job.after))
+    return VerdictLosses(before, after, -(-job.noise // len(inputs)))
+
+
+def load_private_patches(spec: FusionSpec, pairs: PrivatePairs, patches: int) -> Array:
+    """At most so many patches of the pairs, grey values on the specification's grid."""
+    found = load_pairs(build_source(pairs))
+    available = count_patches(found, spec.patch)
+    if not available:
+        raise WorkloadError("pairs: every patch is black")
+    inputs = extract_patches(found, min(patches, available), PATCH_SEED, patch=spec.patch).inputs
+    return np.asarray(np.rint(inputs * spec.levels) / spec.levels, dtype=np.float64)
+
+
+def build_source(pairs: PrivatePairs) -> PairSource:
+    """What `bmif data encrypt` would be given for these pairs."""
+    if pairs.folder is None:
+        return PairSource(phantoms=pairs.phantoms, phantom_seed=pairs.phantom_seed)
+    manifest = pairs.folder / "manifest.csv"
+    if manifest.is_file():
+        return PairSource(manifest=manifest, modality=pairs.modality)
+    return PairSource(first=pairs.folder / "first", second=pairs.folder / "second")
+
+
+def _open(
+    spec: FusionSpec,
+    weights: Sequence[int],
+    inputs: Array,
+    target: LossTarget,
+    secret: bytes,
+    job: VerdictJob,
+) -> int:
+    """The rounded mean of the clipped losses with its noise; at least 0."""
+    losses = compute_patch_losses(
+        spec.network, convert_weights(weights), inputs, target.plane, target.constant
+    )
+    total, patches = sum_clipped_losses(losses, job.clip, job.scale_bits), len(inputs)
+    numbers = ",".join(map(str, (total, patches, *weights))).encode()
+    binding = hash_domain("verdict-noise", len(job.binding).to_bytes(8, "big") + job.binding + numbers)
+    noisy = total + draw_gaussian(secret, binding, 1, job.noise)[0]
+    return max(0, (2 * noisy + patches) // (2 * patches))
+
+
+def _read_secret(path: Path) -> bytes:
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        raise ValueError(f"a noise key has {SECRET_BYTES} bytes")
+    return secret
+
+
+def _hide(what: str, call: Callable[[], T]) -> T:
+    """The call's result. Messages of importers name files, and files may be named after patients."""
+    try:
+        return call()
+    except (WorkloadError, ImportRefusedError, OSError, ValueError):
+        # Without its cause, too: a traceback would show what the message must not.
+        raise WorkloadError(f"the private pairs {what}; `bmif config check` says more") from None
