@@ -24,6 +24,8 @@ MANIFEST = "testnet.json"
 PORTS_PER_NODE = 3
 CUSTODY_ORGANISATION = "custody-org"
 LOOPBACK = "127.0.0.1"
+PRIVATE_SEED = 10_000
+"""Of the first node's private phantoms; tasks of tests and demos are made of others."""
 
 
 class TestnetError(Exception):
@@ -41,8 +43,10 @@ class Profile(BaseModel):
     base_port: int = Field(default=8100, ge=1024, le=65000)
     balance: int = Field(default=1_000_000_000, ge=0)
     """Each account's money at genesis, smallest units."""
-    stake: int = Field(default=100, ge=1)
-    """Each validator's stake."""
+    stake: int = Field(default=100_000_000, ge=1)
+    """Each validator's stake: locked money beside its account's, forfeited for evidence against it."""
+    private_phantoms: int = Field(default=4, ge=0, le=1_000)
+    """Synthetic patients that each hospital judges milestones on; other ones at every node."""
     params: dict[str, int] = Field(default_factory=dict)
     """Chain parameters that differ from their defaults (names of `ChainParams`)."""
     node: dict[str, object] = Field(default_factory=dict)
@@ -181,6 +185,12 @@ def build_genesis(name: str, nodes: tuple[TestnetNode, ...], profile: Profile, t
     )
 
 
+def _get_judges(nodes: tuple[TestnetNode, ...]) -> set[str]:
+    """Nodes with private pairs: the hospitals, and the custody too where they are less than 2/3 of stake."""
+    hospitals = {node.name for node in nodes if node.organisation != CUSTODY_ORGANISATION}
+    return hospitals if 3 * len(hospitals) >= 2 * len(nodes) else {node.name for node in nodes}
+
+
 def _build_config(
     node: TestnetNode, nodes: tuple[TestnetNode, ...], profile: Profile, name: str
 ) -> dict[str, object]:
@@ -203,6 +213,9 @@ def _build_config(
         },
         "tls": {"authority": "ca.pem", "certificate": "tls.pem", "key": "tls.key"},
     }
+    if profile.private_phantoms and node.name in _get_judges(nodes):
+        seed = PRIVATE_SEED + nodes.index(node)
+        settings["verdict"] = {"phantoms": profile.private_phantoms, "phantom_seed": seed}
     for key, value in profile.node.items():
         present = settings.get(key)
         settings[key] = (

@@ -33,10 +33,19 @@ def test_every_node_can_start_from_its_directory(tmp_path: Path) -> None:
     assert len(chains) == 1
     assert len(ports) == 12
     assert len(genesis.validators) == 4
-    assert {validator.stake for validator in genesis.validators} == {100}
+    assert {validator.stake for validator in genesis.validators} == {Profile().stake}
     assert genesis.mining_organisations == ("hospital-1", "hospital-2", "hospital-3")
     assert [node.roles[-1] for node in testnet.nodes] == ["custody", "miner", "miner", "contributor"]
     assert Testnet.load(tmp_path / "net") == testnet
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4, 7])
+def test_two_thirds_of_stake_judge_on_pairs_of_their_own(tmp_path: Path, nodes: int) -> None:
+    testnet = init_testnet(tmp_path / "net", nodes)
+    settings = [NodeConfig.load(testnet.get_config_path(node.name)).verdict for node in testnet.nodes]
+    judges = [verdict for verdict in settings if verdict.is_given]
+    assert 3 * len(judges) >= 2 * nodes
+    assert len({verdict.phantom_seed for verdict in judges}) == len(judges)
 
 
 def test_secrets_are_private(tmp_path: Path) -> None:
@@ -91,7 +100,7 @@ def test_what_can_not_be_made_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('"stake": 100', '"stake": 0', "validators.0.stake"),
+        ('"stake": 100000000', '"stake": 0', "validators.0.stake"),
         ('"min_block_ms": 500,', "", "min_block_ms missing"),
         ('"idle_ms"', '"idle"', r"idle_ms missing|params\.idle"),
         ('"name": "testnet"', '"name": "testnet", "extra": 1', "extra"),
