@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+from consensus.block import Header
 from consensus.codec import CodecError, decode, encode
 from consensus.crypto import CHUNK_BYTES
 from consensus.gossip_rules import MAX_CLAIM_BYTES, MAX_PRESENCE_BYTES, MAX_VOTE_BYTES
+from consensus.light import FinalityProof, SetChange
 from consensus.transaction import MAX_TRANSACTION_BYTES
-from consensus.types import Hash32, Height
+from consensus.types import Hash32, Height, Signature
 
 PROTOCOL_VERSION = 1
 
@@ -28,6 +30,15 @@ MAX_OBJECT_BYTES = 4 * 1024 * 1024 + 64 * 1024
 """Largest object: a block of the largest body with its header."""
 MAX_REPLY_BYTES = MAX_OBJECT_BYTES + 64 * 1024
 MAX_MANIFEST_BYTES = 64 * 1024
+MAX_HEADERS = 512
+MAX_SIGNED_HEADER_BYTES = 512
+MAX_SET_CHANGES = 8
+"""Changes of validator set in one reply to `FINALITY`."""
+MAX_NODE_IDS = 256
+MAX_NODES = 1024
+"""State nodes in one reply to `STATE`."""
+MAX_NODES_BYTES = 256 * 1024
+"""Beyond it a reply to `STATE` ends, but for a first node of any size."""
 MAX_ADDRESSES = 32
 """Addresses in one reply to `PEERS`."""
 SMALL_REPLY_BYTES = 1024
@@ -67,6 +78,9 @@ class Route(StrEnum):
     MANIFEST = "manifest"
     CHUNK = "chunk"
     PEERS = "peers"
+    HEADERS = "headers"
+    FINALITY = "finality"
+    STATE = "state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,11 @@ ROUTES: Mapping[Route, RouteLimits] = {
     Route.MANIFEST: RouteLimits(256, MAX_MANIFEST_BYTES, 200, 600),
     Route.CHUNK: RouteLimits(256, CHUNK_BYTES, 400, 1_000, is_bulk=True),
     Route.PEERS: RouteLimits(256, 1024 + MAX_ADDRESSES * (MAX_ADDRESS_LENGTH + 4), 0.1, 4),
+    Route.HEADERS: RouteLimits(256, 1024 + MAX_HEADERS * MAX_SIGNED_HEADER_BYTES, 50, 200, is_bulk=True),
+    Route.FINALITY: RouteLimits(256, MAX_REPLY_BYTES, 2, 20, is_bulk=True),
+    Route.STATE: RouteLimits(
+        1024 + MAX_NODE_IDS * 34, MAX_NODES_BYTES + MAX_REPLY_BYTES, 50, 200, is_bulk=True
+    ),
 }
 """The limits of every route: the one place where they are set."""
 
@@ -195,6 +214,57 @@ class PeersReply:
     addresses: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class HeadersRequest:
+    chain_id: Hash32
+    from_height: Height
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHeader:
+    header: Header
+    signature: Signature | None
+    """None for a block that the replying node holds final: its hash is proved, not its signature."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadersReply:
+    """The replying node's head chain, ascending from the asked height; genesis has none."""
+
+    headers: tuple[SignedHeader, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FinalityRequest:
+    chain_id: Hash32
+    set_number: int
+    """Of the validator set that the asking node knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalityReply:
+    """What leads from the known set to a final header, or as far towards it as one reply goes."""
+
+    changes: tuple[SetChange, ...]
+    proof: FinalityProof | None
+    """None if more changes are to come, or nothing can be proved yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateRequest:
+    chain_id: Hash32
+    nodes: tuple[Hash32, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateReply:
+    """Nodes of state trees: those asked for and what is below them, parents before children, as many as
+    fit. Nodes that the replying node lacks are passed over."""
+
+    nodes: tuple[bytes, ...]
+
+
 Message = (
     Hello
     | Announcement
@@ -206,6 +276,12 @@ Message = (
     | ChunkRequest
     | PeersRequest
     | PeersReply
+    | HeadersRequest
+    | HeadersReply
+    | FinalityRequest
+    | FinalityReply
+    | StateRequest
+    | StateReply
 )
 
 T = TypeVar("T", bound=Message)
@@ -253,6 +329,22 @@ def _check_limits(message: Message) -> None:
         _check("addresses", len(message.addresses), MAX_ADDRESSES)
         for address in message.addresses:
             _check("characters of an address", len(address), MAX_ADDRESS_LENGTH)
+    else:
+        _check_chain_limits(message)
+
+
+def _check_chain_limits(message: Message) -> None:
+    """Of what synchronising asks for."""
+    if isinstance(message, HeadersRequest):
+        _check("headers", message.count, MAX_HEADERS)
+    elif isinstance(message, HeadersReply):
+        _check("headers", len(message.headers), MAX_HEADERS)
+    elif isinstance(message, FinalityReply):
+        _check("changes of set", len(message.changes), MAX_SET_CHANGES)
+    elif isinstance(message, StateRequest):
+        _check("nodes", len(message.nodes), MAX_NODE_IDS)
+    elif isinstance(message, StateReply):
+        _check("nodes", len(message.nodes), MAX_NODES)
 
 
 def _check(what: str, found: int, most: int) -> None:

@@ -19,10 +19,15 @@ from node.gossip.links import Link, LinkTimes, Traffic
 from node.gossip.messages import (
     PROTOCOL_VERSION,
     Announcement,
+    FinalityReply,
+    FinalityRequest,
     HashesReply,
     HashesRequest,
+    HeadersReply,
+    HeadersRequest,
     Hello,
     Kind,
+    Message,
     MessageError,
     ObjectsReply,
     ObjectsRequest,
@@ -30,20 +35,22 @@ from node.gossip.messages import (
     PeersRequest,
     PeerStatus,
     Route,
+    StateReply,
+    StateRequest,
     decode_message,
 )
 from node.gossip.objects import ObjectIntake
 from node.gossip.peers import Action, Ban, Flush, Gossip, Pull
 from node.gossip.queue import Deliver
 from node.gossip.selection import LinkKind, LinkView
-from node.gossip.server import Handlers, PeerServer
+from node.gossip.server import ChainServer, Handlers, PeerServer
 from node.gossip.sources import PeerBlobSource
 from node.gossip.transport import Transport, TransportError
 from node.tls import PeerIdentity
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R", HashesReply, ObjectsReply, PeersReply)
+R = TypeVar("R", HashesReply, ObjectsReply, PeersReply, HeadersReply, FinalityReply, StateReply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +253,30 @@ class Network:
         """Objects of a peer, in order, possibly fewer than asked for. Raises `TransportError`."""
         body = await self._get_link(node_id).request(Route.OBJECTS, ObjectsRequest(self._chain_id, kind, ids))
         return self._decode(ObjectsReply, node_id, body).objects[: len(ids)]
+
+    def serve_chain(self, chain: ChainServer) -> None:
+        """From now on answer those that synchronise."""
+        self._server.chain = chain
+
+    async def request_headers(self, node_id: str, from_height: int, count: int) -> HeadersReply:
+        """Headers of a peer's head chain. Raises `TransportError`."""
+        request = HeadersRequest(self._chain_id, Height(from_height), count)
+        return await self._ask(HeadersReply, node_id, Route.HEADERS, request)
+
+    async def request_finality(self, node_id: str, set_number: int) -> FinalityReply:
+        """What leads from a validator set to a final header of a peer. Raises `TransportError`."""
+        request = FinalityRequest(self._chain_id, set_number)
+        return await self._ask(FinalityReply, node_id, Route.FINALITY, request)
+
+    async def request_state(self, node_id: str, nodes: tuple[Hash32, ...]) -> StateReply:
+        """State nodes, and what is below them. Raises `TransportError`."""
+        return await self._ask(StateReply, node_id, Route.STATE, StateRequest(self._chain_id, nodes))
+
+    async def _ask(self, cls: type[R], node_id: str, route: Route, request: Message) -> R:
+        body = await self._get_link(node_id).request(route, request)
+        if body is None:
+            raise TransportError(f"{node_id} does not answer {route} requests")
+        return self._decode(cls, node_id, body)
 
     def report(self, node_id: str, fault: Fault, detail: str) -> None:
         """Count a peer's fault; enough of them ban it for a while."""

@@ -16,8 +16,12 @@ from node.gossip.links import Traffic
 from node.gossip.messages import (
     MAX_OBJECT_BYTES,
     ChunkRequest,
+    FinalityReply,
+    FinalityRequest,
     HashesReply,
     HashesRequest,
+    HeadersReply,
+    HeadersRequest,
     Hello,
     Kind,
     ManifestRequest,
@@ -28,6 +32,9 @@ from node.gossip.messages import (
     PeersRequest,
     PeerStatus,
     Route,
+    SignedHeader,
+    StateReply,
+    StateRequest,
     decode_message,
     encode_message,
 )
@@ -61,6 +68,18 @@ class Handlers(Protocol):
         ...
 
     def get_status(self) -> PeerStatus: ...
+
+
+class ChainServer(Protocol):
+    """What a node serves to those that synchronise. All must be quick."""
+
+    def get_headers(self, from_height: int, count: int) -> Sequence[SignedHeader]:
+        """Of the head chain, ascending; genesis has none."""
+        ...
+
+    def get_finality(self, set_number: int) -> FinalityReply: ...
+
+    def get_state_nodes(self, nodes: Sequence[Hash32]) -> Sequence[bytes]: ...
 
 
 class ServerOwner(Protocol):
@@ -110,6 +129,8 @@ class PeerServer:
         self._clock = clock
         self._owner = owner
         self._reading: Counter[str] = Counter()
+        self.chain: ChainServer | None = None
+        """Until it is there, those that synchronise are told that nothing is."""
 
     async def serve(self, peer: PeerIdentity, route: Route, body: bytes) -> Reply:
         """Answer one request of an identified peer."""
@@ -166,6 +187,28 @@ class PeerServer:
             case Route.PEERS:
                 self._check_chain(decode_message(PeersRequest, body).chain_id)
                 return Reply(Status.OK, encode_message(PeersReply(self._owner.get_addresses())))
+            case Route.HEADERS | Route.FINALITY | Route.STATE:
+                return self._on_chain(route, body)
+
+    def _on_chain(self, route: Route, body: bytes) -> Reply:
+        request: HeadersRequest | FinalityRequest | StateRequest
+        reply: HeadersReply | FinalityReply | StateReply
+        if self.chain is None:
+            raise _Refusal(Status.NOT_FOUND)
+        match route:
+            case Route.HEADERS:
+                request = decode_message(HeadersRequest, body)
+                self._check_chain(request.chain_id)
+                reply = HeadersReply(tuple(self.chain.get_headers(request.from_height, request.count)))
+            case Route.FINALITY:
+                request = decode_message(FinalityRequest, body)
+                self._check_chain(request.chain_id)
+                reply = self.chain.get_finality(request.set_number)
+            case _:
+                request = decode_message(StateRequest, body)
+                self._check_chain(request.chain_id)
+                reply = StateReply(tuple(self.chain.get_state_nodes(request.nodes)))
+        return Reply(Status.OK, encode_message(reply))
 
     def _check_chain(self, chain_id: Hash32) -> None:
         if chain_id != self._gossip.chain_id:
