@@ -11,9 +11,10 @@ from enum import StrEnum
 
 from node.gossip.messages import MAX_ADDRESS_LENGTH
 
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+# Underscores are no host names, but service names of containers.
+_LABEL = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 # The last label begins with a letter: a resolver would take 0x7f.1 or 2130706433 for a number.
-_NAME = re.compile(rf"(?:{_LABEL}\.){{0,8}}[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?")
+_NAME = re.compile(rf"(?:{_LABEL}\.){{0,8}}[a-z](?:[a-z0-9_-]{{0,61}}[a-z0-9])?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -23,6 +23,7 @@ def build_network_config(peer: PeerSettings) -> PeerNetworkConfig:
             NetworkLimits(slots=SlotLimits(links=peer.max_peers, chosen=chosen)),
             discovery=DiscoveryConfig(seeds=peer.seeds, policy=policy) if peer.discover else None,
         ),
-        peer.advertise,
+        # Others take an address in its canonical form only.
+        None if peer.advertise is None else peer.advertise.lower(),
         GateLimits(connections=peer.max_connections, per_address=peer.max_connections_per_address),
     )
