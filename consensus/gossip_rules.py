@@ -17,10 +17,14 @@ from consensus.state import State, TaskStatus
 from consensus.task import Claim
 from consensus.transaction import MAX_TRANSACTION_BYTES, SignedTransaction
 from consensus.transition import apply_checked_transaction, check_transaction
-from consensus.types import Hash32, Millis
+from consensus.types import Address, Hash32, Height, Millis
+from consensus.vote import Vote, verify_vote
 
 MAX_CLAIM_BYTES = 512
 MAX_PRESENCE_BYTES = 256
+MAX_VOTE_BYTES = 256
+VOTE_HORIZON = 1_024
+"""How far above the head a vote's target may lie."""
 PRESENCE_SKEW_MS = 60_000
 """How far a presence's time may be from the clock."""
 
@@ -42,6 +46,8 @@ class Judgement:
     transaction: SignedTransaction | None = None
     claim: Claim | None = None
     presence: Presence | None = None
+    vote: Vote | None = None
+    """Whatever the outcome, one that its validator signed."""
 
 
 def judge_transaction(data: bytes, state: State, ctx: BlockContext) -> Judgement:
@@ -110,3 +116,34 @@ def judge_presence(
     if not state.may_account_mine(presence.miner):
         return Judgement(Outcome.IGNORE, "may not mine", presence=presence)
     return Judgement(Outcome.ACCEPT, presence=presence)
+
+
+def get_voters(state: State) -> frozenset[Address]:
+    """Whose votes may count on this state or on one near it: members of the last, active and next sets."""
+    active, pending = state.get_validator_set(), state.get_pending_set()
+    previous = state.find_validator_set(active.number - 1)
+    members = (*active.validators, *(previous.validators if previous else ()))
+    members += pending.validators if pending else ()
+    return frozenset(member.address for member in members).difference(state.get_jailed())
+
+
+def judge_vote(data: bytes, state: State, head: Height, chain_id: Hash32) -> Judgement:
+    """A vote against the head's post-state; whether its target is known is not asked."""
+    if len(data) > MAX_VOTE_BYTES:
+        return Judgement(Outcome.REJECT, f"{len(data)} bytes")
+    try:
+        vote = decode(Vote, data)
+    except CodecError as error:
+        return Judgement(Outcome.REJECT, str(error))
+    if not 0 <= vote.source.height < vote.target.height:
+        return Judgement(Outcome.REJECT, f"from height {vote.source.height} to {vote.target.height}")
+    if vote.validator not in get_voters(state):
+        return Judgement(Outcome.IGNORE, "no validator", Reason.VOTE_VALIDATOR)
+    if not verify_vote(chain_id, vote):
+        return Judgement(Outcome.REJECT, "signature", Reason.VOTE_SIGNATURE)
+    final = state.get_finality().finalized.height
+    if vote.target.height <= final:
+        return Judgement(Outcome.IGNORE, f"final up to height {final}", Reason.VOTE_FINAL, vote=vote)
+    if vote.target.height > head + VOTE_HORIZON:
+        return Judgement(Outcome.IGNORE, f"the head is at height {head}", Reason.VOTE_TARGET, vote=vote)
+    return Judgement(Outcome.ACCEPT, vote=vote)

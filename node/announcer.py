@@ -12,6 +12,7 @@ from consensus.state import State
 from consensus.task import OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Hash32, Millis
+from consensus.vote import Checkpoint
 from node.chain import Chain, HeadChange
 from node.clock import Clock
 from node.events import EventBus, EventKind
@@ -27,6 +28,7 @@ class EventAnnouncer:
         self._clock = clock
         self._statuses = _get_statuses(chain.head_state)
         chain.on_head_change(self.on_head_change)
+        chain.on_finalized(self.on_finalized)
 
     def on_head_change(self, change: HeadChange) -> None:
         now = self._clock.now_ms()
@@ -56,6 +58,10 @@ class EventAnnouncer:
                 "state_root": header.state_root.hex(),
             },
         )
+
+    def on_finalized(self, final: Checkpoint) -> None:
+        data: dict[str, JsonValue] = {"hash": final.hash.hex(), "height": final.height}
+        self._publish(EventKind.FINALIZED, self._clock.now_ms(), data)
 
     def _publish(self, kind: EventKind, now: Millis, data: dict[str, JsonValue]) -> None:
         self._bus.publish(kind, now, data)

@@ -3,7 +3,7 @@
 Every block enters through `Chain.submit`. A block that passes the rules is stored with its new
 state nodes in one atomic write before anything else learns of it; a block that cannot be judged yet
 (parent unknown, ahead of the clock, loss ciphertext not recomputed) is kept aside, bounded, and
-tried again when what it lacks arrives.
+tried again when what it lacks arrives. Nothing that leaves the last finalised block is accepted.
 """
 
 import logging
@@ -34,6 +34,9 @@ from node.waiting import WaitingBlock, WaitingRoom
 logger = logging.getLogger(__name__)
 
 STATE_CACHE = 64
+PRUNED_AT_ONCE = 128
+"""The fork choice forgets what is below the final block when it is at least so many heights, and half of
+all that it knows: forgetting then costs each block a few steps."""
 
 
 class ImportStatus(StrEnum):
@@ -87,6 +90,8 @@ class Chain:
         self._verifier = verifier
         self._listeners: list[Callable[[HeadChange], None]] = []
         self._accept_listeners: list[Callable[[Hash32, bytes], None]] = []
+        self._block_listeners: list[Callable[[Block, bool], None]] = []
+        self._final_listeners: list[Callable[[Checkpoint], None]] = []
         self._judged = WaitingRoom()
         self._orphans = WaitingRoom()
         self._states: OrderedDict[Hash32, State] = OrderedDict()
@@ -95,29 +100,36 @@ class Chain:
         self.genesis_hash = compute_block_hash(self._genesis_header)
         # The genesis block has no bytes to store: every node builds it from the document.
         self._ledger = Ledger.open(store, self.genesis_hash, dict(state.tree.new_nodes()))
-        self._store = Store(self.genesis_hash, genesis.time)
-        for block_hash, header in self._ledger.iterate_headers():
-            self._load(block_hash, header)
         self._head_hash = self._ledger.head
         self._head = self._require_header(self._head_hash)
+        self._store = self._restore()
+        self._final = self._store.finalized
+        # Which blocks are stored decides, not in which order they came.
+        self._align_head()
+        self._store.prune()
+        self._align_head()
 
-    def _load(self, block_hash: Hash32, header: Header) -> None:
-        """Tell the fork choice of a stored block; what left the last finalised block is passed over."""
-        if header.parent not in self._store:
-            return
-        finality = State(Tree(header.state_root, self._ledger)).get_finality()
-        try:
-            self._store.on_block(
-                block_hash,
-                header.parent,
-                header.height,
-                header.time,
-                justified=finality.justified,
-                finalized=finality.finalized,
-            )
-        except InvalidBlock as error:
-            if error.reason is not Reason.FORK_FINAL:
-                raise
+    def _restore(self) -> Store:
+        """The fork choice over the stored blocks from the last one that the head's state calls final."""
+        final = self.head_state.get_finality().finalized
+        store = Store(final.hash, self._require_header(final.hash).time, final.height)
+        for block_hash, header in self._ledger.iterate_headers():
+            if header.height <= final.height or header.parent not in store:
+                continue
+            finality = State(Tree(header.state_root, self._ledger)).get_finality()
+            try:
+                store.on_block(
+                    block_hash,
+                    header.parent,
+                    header.height,
+                    header.time,
+                    justified=finality.justified,
+                    finalized=finality.finalized,
+                )
+            except InvalidBlock as error:
+                if error.reason is not Reason.FORK_FINAL:
+                    raise
+        return store
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -201,6 +213,16 @@ class Chain:
         """Call `listener` with every block that is stored, at once or after it was kept aside."""
         self._accept_listeners.append(listener)
 
+    def on_block(self, listener: Callable[[Block, bool], None]) -> None:
+        """Call `listener` with every block that its proposer signed, on whatever branch, and whether it was
+        found valid: what it carries may be worth knowing even if it never counts."""
+        self._block_listeners.append(listener)
+
+    def on_finalized(self, listener: Callable[[Checkpoint], None]) -> None:
+        """Call `listener` with every block that becomes final, after the head's listeners; those below it
+        became final too."""
+        self._final_listeners.append(listener)
+
     def submit(self, data: bytes) -> Imported:
         """Judge a block's bytes; store it and move the head if it is valid."""
         try:
@@ -238,6 +260,9 @@ class Chain:
     def _judge(self, block: Block, data: bytes) -> Imported:
         header = block.header
         block_hash = compute_block_hash(header)
+        if not header.height:
+            # It would hash to the chain id whatever else it says; genesis has no bytes that anyone sends.
+            return Imported(ImportStatus.INVALID, None, Reason.B2_HEIGHT, "height 0", peer_at_fault=True)
         if self.has_block(block_hash):
             return Imported(ImportStatus.KNOWN, block_hash)
         parent = self.get_header(header.parent)
@@ -246,8 +271,11 @@ class Chain:
             if parent is None:
                 check_block(block, self.params, self.chain_id)
                 self._orphans.add(waiting)
+                self._tell_block(block, is_valid=False)
                 return Imported(ImportStatus.ORPHAN, block_hash, missing=header.parent)
             if not self._store.is_extendable(header.parent):
+                check_block(block, self.params, self.chain_id)
+                self._tell_block(block, is_valid=False)
                 detail = f"height {header.height} leaves the final block at {self.finalized.height}"
                 raise InvalidBlock(Reason.FORK_FINAL, detail, peer_at_fault=False)
             state = validate_block(
@@ -264,37 +292,80 @@ class Chain:
             return Imported(ImportStatus.INVALID, block_hash, error.reason, error.detail, error.peer_at_fault)
         except NeedsWork as needs:
             self._judged.add(waiting)
+            self._tell_block(block, is_valid=False)
             return Imported(ImportStatus.WAITING, block_hash, check=needs.check)
         except Held as held:
             self._judged.add(waiting)
             return Imported(ImportStatus.HELD, block_hash, until=held.until)
-        finality = state.get_finality()
+        self._store_block(WaitingBlock(block_hash, block, data), state)
+        return Imported(ImportStatus.ACCEPTED, block_hash)
+
+    def _store_block(self, accepted: WaitingBlock, state: State) -> None:
+        """Fork choice, then the ledger, then everything that has to learn of a valid block."""
+        header, finality, justified = accepted.block.header, state.get_finality(), self.justified
         self._store.on_block(
-            block_hash,
+            accepted.hash,
             header.parent,
             header.height,
             header.time,
             justified=finality.justified,
             finalized=finality.finalized,
         )
-        change = self._get_change(block_hash, block)
-        move = None
-        if change is not None:
-            move = HeadMove(
-                connected=tuple(compute_block_hash(b.header) for b in change.connected),
-                disconnected=tuple(compute_block_hash(b.header) for b in change.disconnected),
-            )
-        self._ledger.put_block(block, dict(state.tree.new_nodes()), encoded=data, head=move)
+        change = self._get_change(accepted)
+        move = None if change is None else _build_move(change)
+        self._ledger.put_block(accepted.block, dict(state.tree.new_nodes()), encoded=accepted.data, head=move)
         reach(CrashPoint.CHAIN_STORED)
         state.tree.mark_stored()
-        self._remember(block_hash, state)
+        self._remember(accepted.hash, state)
+        self._tell_block(accepted.block, is_valid=True)
         if change is not None:
             self._set_head(change)
+        self._follow_finality(justified)
         reach(CrashPoint.CHAIN_HEAD_TAKEN)
         for listener in self._accept_listeners:
-            listener(block_hash, data)
+            listener(accepted.hash, accepted.data)
         reach(CrashPoint.CHAIN_ANNOUNCED)
-        return Imported(ImportStatus.ACCEPTED, block_hash)
+
+    def _tell_block(self, block: Block, *, is_valid: bool) -> None:
+        for listener in self._block_listeners:
+            listener(block, is_valid)
+
+    def _follow_finality(self, justified: Checkpoint) -> None:
+        """What follows from a new final block; `justified` was the highest checkpoint before."""
+        final = self._store.finalized
+        if final == self._final:
+            return
+        self._final = final
+        self._drop_dead(final.height)
+        forgettable = final.height - self._store.root.height
+        if forgettable >= max(PRUNED_AT_ONCE, len(self._store) // 2):
+            self._store.prune()
+        elif not self._store.is_viable(justified.hash):
+            # It died with its branch, and what was passed over for its sake counts again.
+            self._store.prune()
+            self._align_head()
+        for listener in self._final_listeners:
+            listener(final)
+
+    def _drop_dead(self, final: Height) -> None:
+        """Forget blocks kept aside that can never be part of the chain any more."""
+
+        def is_dead(block: Block) -> bool:
+            parent = block.header.parent
+            if block.header.height <= final:
+                return True
+            return self.has_block(parent) and not self._store.is_extendable(parent)
+
+        for room in (self._judged, self._orphans):
+            for waiting in room.find(is_dead):
+                room.remove(waiting.hash)
+
+    def _align_head(self) -> None:
+        """Move the head over stored blocks to where the fork choice has it."""
+        change = self._get_change()
+        if change is not None:
+            self._ledger.set_head(_build_move(change))
+            self._set_head(change)
 
     def _retry_where(self, wanted: Callable[[Block], bool]) -> list[Imported]:
         outcomes: list[Imported] = []
@@ -310,18 +381,18 @@ class Chain:
     def _retry_children(self, parent: Hash32 | None) -> list[Imported]:
         return self._retry_where(lambda block: block.header.parent == parent)
 
-    def _get_change(self, added_hash: Hash32, added: Block) -> HeadChange | None:
-        """How the head moves now that the fork choice knows one more block, which is not stored yet."""
+    def _get_change(self, added: WaitingBlock | None = None) -> HeadChange | None:
+        """How the head moves now; the fork choice may know one more block, which is not stored yet."""
         new, old = self._store.get_head(), self._head_hash
         if new == old:
             return None
         disconnected, connected = self._store.get_path(old, new)
-        return HeadChange(
-            old,
-            new,
-            tuple(self._require_block(h) for h in disconnected),
-            tuple(added if h == added_hash else self._require_block(h) for h in connected),
-        )
+
+        def get(block_hash: Hash32) -> Block:
+            is_added = added is not None and added.hash == block_hash
+            return added.block if is_added and added is not None else self._require_block(block_hash)
+
+        return HeadChange(old, new, tuple(map(get, disconnected)), tuple(map(get, connected)))
 
     def _set_head(self, change: HeadChange) -> None:
         self._head_hash = change.new
@@ -345,6 +416,13 @@ class Chain:
 
     def get_height(self) -> Height:
         return self._head.height
+
+
+def _build_move(change: HeadChange) -> HeadMove:
+    return HeadMove(
+        connected=tuple(compute_block_hash(block.header) for block in change.connected),
+        disconnected=tuple(compute_block_hash(block.header) for block in change.disconnected),
+    )
 
 
 def _asks(block: Block, check: LossCheck) -> bool:

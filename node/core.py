@@ -4,14 +4,15 @@ kind of object. Services never talk to each other; they change the core and wait
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from consensus.block import Block
 from consensus.claims import Presence
 from consensus.codec import CodecError, decode, encode
 from consensus.crypto import SigningKey
 from consensus.errors import InvalidTransaction
-from consensus.gossip_rules import Outcome, judge_claim, judge_presence
+from consensus.gossip_rules import Outcome, get_voters, judge_claim, judge_presence, judge_vote
 from consensus.payload import Payload
 from consensus.state import State, TaskStatus
 from consensus.task import Batch, Claim, OpenGradient, OpenLoss
@@ -23,6 +24,7 @@ from consensus.transaction import (
 )
 from consensus.transition import apply_checked_transaction, check_transaction
 from consensus.types import Address, Hash32
+from consensus.vote import Checkpoint, Vote, verify_vote
 from node.blobs import BlobStore
 from node.chain import Chain, HeadChange, Imported
 from node.claims import ClaimPool, compute_claim_id
@@ -44,9 +46,13 @@ from node.tasks import (
     get_next_context,
     load_definition,
 )
+from node.votes import VotePool, compute_vote_id
 from node.work import WorkService
 
 logger = logging.getLogger(__name__)
+
+MAX_VOTES_TRIED = 256
+"""Signatures checked in a block that is not valid here: whoever makes such blocks is not to keep us busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +92,19 @@ class Core:
         self.key = key
         self.claims = ClaimPool()
         self.presence = PresenceTable()
+        self.votes = VotePool()
         self.pulse = Pulse()
         self._announcer: Announcer | None = None
         self._fetcher: BlobFetcher | None = None
         self._definitions: dict[Hash32, TaskDefinition] = {}
         self._checks: dict[Hash32, asyncio.Lock] = {}
         self._sync_listeners: list[Callable[[], None]] = []
+        self._vote_listeners: list[Callable[[Vote], None]] = []
         self._failure: Exception | None = None
         self._failed = asyncio.Event()
+        self.votes.drop_final(chain.finalized.height)
+        chain.on_block(self._on_block)
+        chain.on_finalized(self._on_finalized)
 
     def fail(self, error: Exception) -> None:
         """End the node: it can't go on without what failed."""
@@ -338,6 +349,50 @@ class Core:
         self.pulse.beat()
         return True
 
+    # --- votes --------------------------------------------------------------------------------
+
+    def on_vote(self, listener: Callable[[Vote], None]) -> None:
+        """Call `listener` with every vote that its validator signed, whether or not it can still count."""
+        self._vote_listeners.append(listener)
+
+    def take_vote(self, data: bytes) -> Outcome:
+        chain = self.chain
+        judgement = judge_vote(data, chain.head_state, chain.head.height, chain.chain_id)
+        if judgement.vote is not None:
+            self._tell_vote(judgement.vote)
+        if judgement.outcome is not Outcome.ACCEPT or judgement.vote is None:
+            return judgement.outcome
+        return Outcome.ACCEPT if self.add_vote(judgement.vote) else Outcome.IGNORE
+
+    def add_vote(self, vote: Vote) -> bool:
+        """Keep and announce a checked vote; True if it is news."""
+        if not self.votes.add(vote):
+            return False
+        self.announce(Kind.VOTE, compute_vote_id(vote), encode(vote))
+        self.pulse.beat()
+        return True
+
+    def _tell_vote(self, vote: Vote) -> None:
+        for listener in self._vote_listeners:
+            listener(vote)
+
+    def _on_block(self, block: Block, is_valid: bool) -> None:
+        """Votes in blocks are votes: their blocks may be undone, and others may want them again."""
+        votes = block.body.votes if is_valid else self._check_votes(block.body.votes)
+        for vote in votes:
+            self._tell_vote(vote)
+            self.votes.add(vote)
+
+    def _check_votes(self, votes: Sequence[Vote]) -> list[Vote]:
+        """Those of a block that is not valid here which their validators signed; not too many are tried."""
+        voters = get_voters(self.chain.head_state)
+        news = (vote for vote in votes if compute_vote_id(vote) not in self.votes)
+        tried = [vote for vote in news if vote.validator in voters]
+        return [vote for vote in tried[:MAX_VOTES_TRIED] if verify_vote(self.chain.chain_id, vote)]
+
+    def _on_finalized(self, final: Checkpoint) -> None:
+        self.votes.drop_final(final.height)
+
     # --- objects for peers --------------------------------------------------------------------
 
     def has_object(self, kind: Kind, object_id: Hash32) -> bool:
@@ -351,6 +406,8 @@ class Core:
                 return self.claims.get(object_id) is not None
             case Kind.PRESENCE:
                 return self.presence.get(object_id) is not None
+            case Kind.VOTE:
+                return object_id in self.votes
 
     def get_object(self, kind: Kind, object_id: Hash32) -> bytes | None:
         """The canonical bytes of an object that this node holds."""
@@ -364,6 +421,8 @@ class Core:
                 found = self.claims.get(object_id)
             case Kind.PRESENCE:
                 found = self.presence.get(object_id)
+            case Kind.VOTE:
+                found = self.votes.get(object_id)
         return None if found is None else encode(found)
 
     # --- the head -----------------------------------------------------------------------------

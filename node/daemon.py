@@ -38,6 +38,7 @@ from node.tls import TlsFiles
 from node.validator import Availability, Expirer, Settler
 from node.verdicts import Judge
 from node.view import CoreOperator, CoreView
+from node.voter import Voter
 from node.work import VerdictBook, WorkService
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class Node:
         group.create_task(self._recomputer.run(), name="recomputer")
         group.create_task(self._proposer.run(), name="proposer")
         if Role.VALIDATOR in config.roles:
+            group.create_task(Voter(core).run(), name="voter")
             group.create_task(Availability(core).run(), name="availability")
             group.create_task(Expirer(core).run(), name="expirer")
             group.create_task(Settler(core).run(), name="settler")

@@ -13,6 +13,7 @@ from node.ledger.schema import LedgerError
 from node.ledger.store import StoreError
 from node.presence import hash_presence
 from node.recomputer import Recomputer
+from node.votes import hash_vote
 
 
 class PeerHandlers:
@@ -43,6 +44,8 @@ class PeerHandlers:
                 return self._core.take_claim(data)
             case Kind.PRESENCE if hash_presence(data) == object_id:
                 return self._core.take_presence(data)
+            case Kind.VOTE if hash_vote(data) == object_id:
+                return self._core.take_vote(data)
             case _:
                 return Outcome.REJECT
 

@@ -11,6 +11,7 @@ from consensus.state import State, TaskState
 from consensus.transaction import compute_transaction_id
 from consensus.turns import get_carrier_proposer
 from consensus.types import Hash32, Millis
+from consensus.vote import Checkpoint
 from consensus.work import LossCheck
 from node.chain import ImportStatus
 from node.core import Core
@@ -82,16 +83,18 @@ class Proposer:
         """A block on the head, or None if this node may not propose it now."""
         core = self._core
         chain = core.chain
+        state = chain.head_state
         try:
             proposal = build_proposal(
                 chain.head,
-                chain.head_state,
+                state,
                 core.mempool.get_candidates(),
                 work,
                 now,
                 core.key,
                 chain.params,
                 chain.chain_id,
+                core.votes.get_includable(state, Checkpoint(chain.head.height, chain.head_hash)),
             )
         except InvalidBlock:
             return None

@@ -16,6 +16,7 @@ from consensus.task import (
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Hash32, Height
+from consensus.vote import Checkpoint
 from node.api.view import (
     BlobInfo,
     BlockRecord,
@@ -71,6 +72,12 @@ class CoreView:
 
     def get_head(self) -> HeadRecord:
         return HeadRecord(self._core.chain.head_hash, self._core.chain.head)
+
+    def get_justified(self) -> Checkpoint:
+        return self._core.chain.justified
+
+    def get_finalized(self) -> Checkpoint:
+        return self._core.chain.finalized
 
     def get_state(self) -> State:
         return self._core.chain.head_state

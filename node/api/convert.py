@@ -8,9 +8,14 @@ from consensus.state import Qualified, State, TaskState, get_account_key
 from consensus.task import Claim, Draft, Milestone, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Address, Hash32
+from consensus.vote import Checkpoint
 from node.api import schemas
 from node.api.payloads import CreditModel, DraftModel, encode_payload, get_kind
 from node.api.view import BlockRecord, MilestoneRecord, NodeView, OpeningRecord, TransactionRecord
+
+
+def build_checkpoint(checkpoint: Checkpoint) -> schemas.CheckpointModel:
+    return schemas.CheckpointModel(height=checkpoint.height, hash=checkpoint.hash.hex())
 
 
 def build_status(view: NodeView) -> schemas.StatusModel:
@@ -32,6 +37,8 @@ def build_status(view: NodeView) -> schemas.StatusModel:
             time=head.header.time,
             state_root=head.header.state_root.hex(),
         ),
+        justified=build_checkpoint(view.get_justified()),
+        finalized=build_checkpoint(view.get_finalized()),
         sync=schemas.SyncModel(height=head.header.height, target=target, synced=head.header.height >= target),
         ready=readiness.ready,
         reasons=readiness.reasons,

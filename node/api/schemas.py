@@ -44,6 +44,11 @@ class SyncModel(Model):
     synced: bool
 
 
+class CheckpointModel(Model):
+    height: Count
+    hash: Hex32
+
+
 class StatusModel(Model):
     """Who the node is and where it stands."""
 
@@ -57,6 +62,8 @@ class StatusModel(Model):
     peer_address: str
     started: TimeMs
     head: HeadModel
+    justified: CheckpointModel = Field(description="Highest block that two thirds of stake voted for")
+    finalized: CheckpointModel = Field(description="Highest block that can never be undone")
     sync: SyncModel
     ready: bool
     reasons: tuple[str, ...] = Field(description="What keeps the node from being ready")

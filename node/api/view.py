@@ -16,6 +16,7 @@ from consensus.state import Account, State, TaskState
 from consensus.task import BlobRef, OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
 from consensus.types import Address, Hash32, Height, Millis
+from consensus.vote import Checkpoint
 from node.events import EventBus
 
 __all__ = [
@@ -184,6 +185,14 @@ class NodeView(Protocol):
     def get_readiness(self) -> Readiness: ...
 
     def get_head(self) -> HeadRecord: ...
+
+    def get_justified(self) -> Checkpoint:
+        """The highest justified block, which the head descends from."""
+        ...
+
+    def get_finalized(self) -> Checkpoint:
+        """The highest final block."""
+        ...
 
     def get_state(self) -> State:
         """The head's post-state."""

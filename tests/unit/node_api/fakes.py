@@ -34,6 +34,7 @@ from consensus.task import (
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id, sign_transaction
 from consensus.types import ZERO_HASH, Address, Amount, Hash32, Height, Millis, Signature
+from consensus.vote import Checkpoint
 from node.api.view import (
     BlobInfo,
     BlockRecord,
@@ -232,6 +233,12 @@ class FakeNode:
 
     def get_head(self) -> HeadRecord:
         return HeadRecord(self.records[-1].hash, self.records[-1].block.header)
+
+    def get_justified(self) -> Checkpoint:
+        return self.state.get_finality().justified
+
+    def get_finalized(self) -> Checkpoint:
+        return self.state.get_finality().finalized
 
     def get_state(self) -> State:
         return self.state
