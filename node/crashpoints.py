@@ -6,6 +6,7 @@ the variable a point costs one comparison with `None`. A number is never given t
 """
 
 import os
+import re
 import signal
 from dataclasses import dataclass
 from enum import Enum
@@ -83,13 +84,13 @@ def arm(spec: str | None) -> None:
     if not spec:
         _charge = None
         return
-    number, _, count = spec.partition(":")
-    if not number.isdecimal() or not (count or "1").isdecimal() or (count and int(count) < 1):
+    match = re.fullmatch(r"([0-9]{1,4})(?::([1-9][0-9]{0,8}))?", spec)
+    if match is None:
         raise ValueError(f"{CRASH_VARIABLE}: expected NUMBER or NUMBER:COUNT, got {spec!r}")
     points = {point.number: point for point in CrashPoint}
-    if int(number) not in points:
-        raise ValueError(f"{CRASH_VARIABLE}: there is no crash point {number}")
-    _charge = _Charge(points[int(number)], int(count or 1))
+    if int(match[1]) not in points:
+        raise ValueError(f"{CRASH_VARIABLE}: there is no crash point {match[1]}")
+    _charge = _Charge(points[int(match[1])], int(match[2] or 1))
 
 
 def reach(point: CrashPoint) -> None:
