@@ -15,7 +15,8 @@ from consensus.crypto import CHUNK_BYTES
 from consensus.gossip_rules import MAX_CLAIM_BYTES, MAX_PRESENCE_BYTES, MAX_VOTE_BYTES
 from consensus.light import FinalityProof, SetChange
 from consensus.transaction import MAX_TRANSACTION_BYTES
-from consensus.types import Hash32, Height, Signature
+from consensus.types import Address, Hash32, Height, Signature
+from consensus.vote import Checkpoint, Vote
 
 PROTOCOL_VERSION = 1
 
@@ -39,6 +40,9 @@ MAX_NODES = 1024
 """State nodes in one reply to `STATE`."""
 MAX_NODES_BYTES = 256 * 1024
 """Beyond it a reply to `STATE` ends, but for a first node of any size."""
+NONCE_BYTES = 16
+MAX_WITNESSED = 2
+"""Votes in one reply to `WITNESS`."""
 MAX_ADDRESSES = 32
 """Addresses in one reply to `PEERS`."""
 SMALL_REPLY_BYTES = 1024
@@ -81,6 +85,7 @@ class Route(StrEnum):
     HEADERS = "headers"
     FINALITY = "finality"
     STATE = "state"
+    WITNESS = "witness"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ ROUTES: Mapping[Route, RouteLimits] = {
     Route.STATE: RouteLimits(
         1024 + MAX_NODE_IDS * 34, MAX_NODES_BYTES + MAX_REPLY_BYTES, 50, 200, is_bulk=True
     ),
+    Route.WITNESS: RouteLimits(256, SMALL_REPLY_BYTES, 4, 40),
 }
 """The limits of every route: the one place where they are set."""
 
@@ -265,6 +271,31 @@ class StateReply:
     nodes: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class WitnessRequest:
+    """Asks for the furthest votes of a validator that the other node has ever seen."""
+
+    chain_id: Hash32
+    validator: Address
+    nonce: bytes
+    """Drawn by the asking node, so that no old answer passes for a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessReply:
+    """Signed over the chain id, the asked validator, the nonce and all that stands here."""
+
+    witness: Address
+    """The replying node's account."""
+    head: Checkpoint
+    justified: Checkpoint
+    is_silent: bool
+    """It does not vote itself before that is safe."""
+    votes: tuple[Vote, ...]
+    """The one with the highest target and, if that is another, the one with the highest source."""
+    signature: Signature
+
+
 Message = (
     Hello
     | Announcement
@@ -282,6 +313,8 @@ Message = (
     | FinalityReply
     | StateRequest
     | StateReply
+    | WitnessRequest
+    | WitnessReply
 )
 
 T = TypeVar("T", bound=Message)
@@ -345,6 +378,10 @@ def _check_chain_limits(message: Message) -> None:
         _check("nodes", len(message.nodes), MAX_NODE_IDS)
     elif isinstance(message, StateReply):
         _check("nodes", len(message.nodes), MAX_NODES)
+    elif isinstance(message, WitnessRequest):
+        _check("bytes of a nonce", len(message.nonce), NONCE_BYTES)
+    elif isinstance(message, WitnessReply):
+        _check("votes", len(message.votes), MAX_WITNESSED)
 
 
 def _check(what: str, found: int, most: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from consensus.types import Hash32, Height
+from consensus.types import Address, Hash32, Height
 from node.blobs import BlobStore
 from node.clock import Clock
 from node.gossip.bookfile import PeerStore
@@ -37,20 +37,22 @@ from node.gossip.messages import (
     Route,
     StateReply,
     StateRequest,
+    WitnessReply,
+    WitnessRequest,
     decode_message,
 )
 from node.gossip.objects import ObjectIntake
 from node.gossip.peers import Action, Ban, Flush, Gossip, Pull
 from node.gossip.queue import Deliver
 from node.gossip.selection import LinkKind, LinkView
-from node.gossip.server import ChainServer, Handlers, PeerServer
+from node.gossip.server import ChainServer, Handlers, PeerServer, WitnessServer
 from node.gossip.sources import PeerBlobSource
 from node.gossip.transport import Transport, TransportError
 from node.tls import PeerIdentity
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R", HashesReply, ObjectsReply, PeersReply, HeadersReply, FinalityReply, StateReply)
+R = TypeVar("R", HashesReply, ObjectsReply, PeersReply, HeadersReply, FinalityReply, StateReply, WitnessReply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,15 @@ class Network:
     async def request_state(self, node_id: str, nodes: tuple[Hash32, ...]) -> StateReply:
         """State nodes, and what is below them. Raises `TransportError`."""
         return await self._ask(StateReply, node_id, Route.STATE, StateRequest(self._chain_id, nodes))
+
+    def serve_witness(self, witness: WitnessServer) -> None:
+        """From now on say what this node has seen of others' votes."""
+        self._server.witness = witness
+
+    async def request_witness(self, node_id: str, validator: Address, nonce: bytes) -> WitnessReply:
+        """What a peer has seen of a validator's votes. Raises `TransportError`."""
+        request = WitnessRequest(self._chain_id, validator, nonce)
+        return await self._ask(WitnessReply, node_id, Route.WITNESS, request)
 
     async def _ask(self, cls: type[R], node_id: str, route: Route, request: Message) -> R:
         body = await self._get_link(node_id).request(route, request)

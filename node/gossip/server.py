@@ -35,6 +35,8 @@ from node.gossip.messages import (
     SignedHeader,
     StateReply,
     StateRequest,
+    WitnessReply,
+    WitnessRequest,
     decode_message,
     encode_message,
 )
@@ -80,6 +82,12 @@ class ChainServer(Protocol):
     def get_finality(self, set_number: int) -> FinalityReply: ...
 
     def get_state_nodes(self, nodes: Sequence[Hash32]) -> Sequence[bytes]: ...
+
+
+class WitnessServer(Protocol):
+    """Says what this node has seen of others' votes. Must be quick."""
+
+    def answer(self, request: WitnessRequest) -> WitnessReply: ...
 
 
 class ServerOwner(Protocol):
@@ -131,6 +139,7 @@ class PeerServer:
         self._reading: Counter[str] = Counter()
         self.chain: ChainServer | None = None
         """Until it is there, those that synchronise are told that nothing is."""
+        self.witness: WitnessServer | None = None
 
     async def serve(self, peer: PeerIdentity, route: Route, body: bytes) -> Reply:
         """Answer one request of an identified peer."""
@@ -189,6 +198,12 @@ class PeerServer:
                 return Reply(Status.OK, encode_message(PeersReply(self._owner.get_addresses())))
             case Route.HEADERS | Route.FINALITY | Route.STATE:
                 return self._on_chain(route, body)
+            case Route.WITNESS:
+                question = decode_message(WitnessRequest, body)
+                self._check_chain(question.chain_id)
+                if self.witness is None:
+                    raise _Refusal(Status.NOT_FOUND)
+                return Reply(Status.OK, encode_message(self.witness.answer(question)))
 
     def _on_chain(self, route: Route, body: bytes) -> Reply:
         request: HeadersRequest | FinalityRequest | StateRequest
