@@ -36,6 +36,7 @@ class _Database(Protocol):
     def close(self) -> None: ...
 
 
+_DAMAGE_TEXTS = ("No such file", "Invalid argument", "Input/output error")
 _ERRORS = (plyvel.Error, OSError, RuntimeError)
 
 
@@ -106,8 +107,9 @@ class LevelStore:
         return commits
 
     def _translate(self, error: Exception, doing: str) -> StoreError:
-        # A table that has vanished is an I/O error to LevelDB.
-        if isinstance(error, plyvel.CorruptionError) or "No such file" in str(error):
+        # A table that has vanished, is too short or lies on a bad sector is an I/O error to LevelDB.
+        said = str(error)
+        if isinstance(error, plyvel.CorruptionError) or any(text in said for text in _DAMAGE_TEXTS):
             return StoreDamaged(f"the database at {self._path} is damaged: {error}")
         return StoreError(f"{doing} the database at {self._path} failed: {error}")
 
