@@ -51,13 +51,16 @@ def _require(condition: bool, reason: Reason, detail: str) -> None:
         raise InvalidVote(reason, detail)
 
 
-def _get_sets(state: State, record: CheckpointRecord) -> tuple[ValidatorSet, ...]:
-    """The sets that must each agree: of the source's state, and of the target's if it is another."""
-    source = state.get_checkpoint(record.source.height)
-    numbers = {record.set_number} if source is None else {source.set_number, record.set_number}
-    found = [state.find_validator_set(number) for number in sorted(numbers)]
-    if source is None or None in found:
-        raise InvalidVote(Reason.VOTE_SOURCE, f"the set of height {record.source.height} is forgotten")
+def _get_sets(state: State, source: Checkpoint, number: int) -> tuple[ValidatorSet, ...]:
+    """The sets that must each agree on a link to a state with set `number`: that, and of the source's state.
+
+    Raises: InvalidVote if the state has forgotten one.
+    """
+    record = state.get_checkpoint(source.height)
+    numbers = {number} if record is None else {record.set_number, number}
+    found = [state.find_validator_set(wanted) for wanted in sorted(numbers)]
+    if record is None or None in found:
+        raise InvalidVote(Reason.VOTE_SOURCE, f"the set of height {source.height} is forgotten")
     return tuple(item for item in found if item is not None)
 
 
@@ -74,7 +77,8 @@ def check_vote(state: State, vote: Vote, chain_id: Hash32) -> CheckpointRecord:
     _require(not record.is_justified, Reason.VOTE_JUSTIFIED, f"height {height}")
     _require(vote.source == record.source, Reason.VOTE_SOURCE, f"height {vote.source.height}")
     _require(vote.validator not in record.voters, Reason.VOTE_KNOWN, vote.validator.hex())
-    members = {member.address for item in _get_sets(state, record) for member in item.validators}
+    sets = _get_sets(state, record.source, record.set_number)
+    members = {member.address for item in sets for member in item.validators}
     _require(vote.validator in members, Reason.VOTE_VALIDATOR, vote.validator.hex())
     _require(vote.validator not in state.get_jailed(), Reason.VOTE_JAILED, vote.validator.hex())
     _require(verify_vote(chain_id, vote), Reason.VOTE_SIGNATURE, vote.validator.hex())
@@ -89,7 +93,8 @@ def apply_vote(state: State, vote: Vote, chain_id: Hash32) -> State:
     record = check_vote(state, vote, chain_id)
     voters = (*record.voters, vote.validator)
     acting = set(voters).difference(state.get_jailed())
-    is_justified = all(_is_agreed(item.validators, acting) for item in _get_sets(state, record))
+    sets = _get_sets(state, record.source, record.set_number)
+    is_justified = all(_is_agreed(item.validators, acting) for item in sets)
     record = replace(record, voters=voters, is_justified=is_justified)
     state = state.with_checkpoint(vote.target.height, record)
     return _process_justified(state, vote.target, record) if is_justified else state
@@ -208,14 +213,22 @@ def choose_vote(
     """The link that an honest validator signs for the head with this post-state; None if it must not.
 
     Heights of targets only ever rise and heights of sources never fall, so that no two votes are slashable
-    whatever the forks; nothing is signed while nothing waits to be final.
+    whatever the forks; nothing is signed while nothing waits to be final. Who has left the set votes on until
+    the new set has justified its first checkpoint, for the first link across needs two thirds of both.
     """
-    if not state.get_stake(validator) or not is_finality_wanted(state):
+    if not is_finality_wanted(state):
         return None
     source = state.get_finality().justified
     if head.height <= source.height or head.height <= signed.target or source.height < signed.source:
         return None
-    return source, head
+    return (source, head) if _may_vote(state, source, validator) else None
+
+
+def _may_vote(state: State, source: Checkpoint, validator: Address) -> bool:
+    """Whether a vote of this validator counts on a link from the source to the head with this post-state."""
+    sets = _get_sets(state, source, state.get_validator_set().number)
+    is_member = any(member.address == validator for item in sets for member in item.validators)
+    return is_member and validator not in state.get_jailed()
 
 
 def get_stall_delay(state: State, parent: Checkpoint, params: ChainParams) -> Millis:
