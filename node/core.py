@@ -100,6 +100,7 @@ class Core:
         self._checks: dict[Hash32, asyncio.Lock] = {}
         self._sync_listeners: list[Callable[[], None]] = []
         self._vote_listeners: list[Callable[[Vote], None]] = []
+        self._transaction_listeners: list[Callable[[SignedTransaction], None]] = []
         self._failure: Exception | None = None
         self._failed = asyncio.Event()
         self.votes.drop_final(chain.finalized.height)
@@ -228,6 +229,8 @@ class Core:
             return Admission(
                 transaction_id, False, reason=str(forged.reason), detail=forged.detail, is_forged=True
             )
+        for listener in self._transaction_listeners:
+            listener(transaction)
         error = self._get_error(transaction, transaction_id)
         if error is not None and not error.is_premature:
             return Admission(transaction_id, False, reason=str(error.reason), detail=error.detail)
@@ -262,6 +265,10 @@ class Core:
             except InvalidTransaction as late:
                 return late
         return None
+
+    def on_transaction(self, listener: Callable[[SignedTransaction], None]) -> None:
+        """Call `listener` with every new transaction that its sender signed, admitted or not."""
+        self._transaction_listeners.append(listener)
 
     def sign(self, payload: Payload) -> SignedTransaction:
         """Sign a payload with this node's key at its next free nonce."""

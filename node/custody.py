@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from consensus.codec import decode, encode
-from consensus.crypto import CHUNK_BYTES, compute_blob_root, compute_chunk_hash
 from consensus.identifiers import compute_weights_digest
 from consensus.openings import is_loss_due
+from consensus.payload import WrongBundle
 from consensus.task import Batch, Claim, OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
 from consensus.types import Address, Hash32
 from consensus.work import LossCheck
+from node.accuser import accuse
 from node.blobs import BlobError
+from node.canonical import compute_canonical_root
 from node.core import Core
 from node.tasks import TaskDefinition, TaskTip
 from node.work import WorkerPool
@@ -215,7 +217,12 @@ class Custody:
                 draft.gradient_scale_bits,
             )
             result = await self._pool.run(self._get_custodian(definition).run_bundle, job)
-            if result.sums is None and await self._recomputes(definition, weights, claim):
+            canonical = None
+            if result.sums is None:
+                canonical = await compute_canonical_root(
+                    core, definition, claim.batch, weights, self._get_keys(definition)
+                )
+            if canonical == claim.bundle.root:
                 # An honest bundle whose error is larger than any measured so far must not stop the task.
                 logger.warning("step %d batch %d: honest, with a large error", claim.step, claim.batch)
                 result = await self._pool.run(
@@ -238,19 +245,11 @@ class Custody:
                 claim.batch,
                 claim.miner.hex()[:12],
             )
+            if canonical is not None:
+                accuse(core, WrongBundle(claim, canonical))
         else:
             self._store_verified(key, VerifiedBundle(claim, result.sums))
         core.blobs.remove(claim.bundle.root)
-
-    async def _recomputes(self, definition: TaskDefinition, weights: tuple[int, ...], claim: Claim) -> bool:
-        """Whether the claimed bundle is, byte for byte, what this node computes itself."""
-        core = self._core
-        own = self._get_keys(definition) / f"own-{claim.step}-{claim.batch}.bundle"
-        try:
-            await core.work.compute_bundle(definition, claim.batch, weights, own)
-            return await asyncio.to_thread(_compute_file_root, own) == claim.bundle.root
-        finally:
-            own.unlink(missing_ok=True)
 
     async def _open_gradient(self, definition: TaskDefinition, tip: TaskTip) -> bool:
         core, draft, step = self._core, definition.draft, tip.state.step
@@ -337,13 +336,6 @@ class Custody:
 
     def _store_verified(self, key: BatchKey, bundle: VerifiedBundle) -> None:
         self._core.chain.ledger.put_record(_get_verified_key(key), encode(bundle))
-
-
-def _compute_file_root(path: Path) -> Hash32:
-    """The blob root of a file."""
-    with path.open("rb") as file:
-        hashes = [compute_chunk_hash(chunk) for chunk in iter(lambda: file.read(CHUNK_BYTES), b"")]
-    return compute_blob_root(path.stat().st_size, hashes)
 
 
 def _get_opening_key(task: Hash32, kind: str, step: int) -> bytes:

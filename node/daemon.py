@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from aiohttp import web
 
+from node.accuser import Accuser
 from node.announcer import EventAnnouncer
 from node.api.app import build_operator_app, build_public_app
 from node.api.operator import load_token
@@ -18,6 +19,7 @@ from node.chain import Chain
 from node.clock import Clock, SystemClock
 from node.config import NodeConfig, Role
 from node.core import Core
+from node.equivocation import OpeningWitness
 from node.events import EventBus
 from node.fetch import BlobFetcher
 from node.genesis import load_genesis
@@ -76,6 +78,7 @@ class Node:
         chain.on_head_change(self.core.on_head_change)
         chain.on_accepted(lambda block, data: self.core.announce(Kind.BLOCK, block, data))
         self._recomputer = Recomputer(self.core)
+        OpeningWitness(self.core)
         self._announcer = EventAnnouncer(chain, self.core.events, self.clock)
         self._proposer = Proposer(self.core)
         self._handlers = PeerHandlers(self.core, self._recomputer)
@@ -148,6 +151,7 @@ class Node:
             group.create_task(Availability(core).run(), name="availability")
             group.create_task(Expirer(core).run(), name="expirer")
             group.create_task(Settler(core).run(), name="settler")
+            group.create_task(Accuser(core, config.data_dir / "scratch").run(), name="accuser")
             group.create_task(Judge(core, config.verdict, config.data_dir).run(), name="judge")
         if Role.MINER in config.roles:
             miner = Miner(core, config.workers, config.data_dir / "scratch")

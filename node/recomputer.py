@@ -4,11 +4,12 @@ import asyncio
 import logging
 
 from consensus.block import Block
-from consensus.payload import Accuse, SignedOpening, WrongLoss
+from consensus.payload import SignedOpening, WrongLoss
 from consensus.settlement import LIVING
 from consensus.task import OpenLoss
 from consensus.types import Hash32
 from consensus.work import LossCheck
+from node.accuser import accuse
 from node.blobs import BlobError
 from node.chain import HeadChange
 from node.core import Core
@@ -112,11 +113,8 @@ class Recomputer:
         opening = signed.opening
         if not isinstance(opening, OpenLoss) or opening.ciphertext == ciphertext:
             return
-        core = self._core
         logger.error("the loss opened at step %d does not recompute: the custody lied", opening.step)
-        if core.chain.head_state.get_stake(core.address):
-            accusation = WrongLoss(opening, signed.signature, ciphertext)
-            core.admit(core.sign(Accuse(accusation)))
+        accuse(self._core, WrongLoss(opening, signed.signature, ciphertext))
 
     def _on_head(self, change: HeadChange) -> None:
         for block in change.connected:
