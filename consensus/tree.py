@@ -93,6 +93,18 @@ def _decode_node(node_hash: Hash32, data: bytes) -> _Node:
     return node
 
 
+def get_children(data: bytes) -> tuple[Hash32, ...]:
+    """The hashes that a node's bytes name: left and right of a branch, none of a leaf.
+
+    Raises: TreeError for bytes that are no node.
+    """
+    if len(data) == 66 and data[0] == 1:
+        return Hash32(data[2:34]), Hash32(data[34:66])
+    if len(data) >= 33 and data[0] == 0:
+        return ()
+    raise TreeError("neither leaf nor branch")
+
+
 @dataclass(frozen=True, slots=True)
 class ProofStep:
     bit: int

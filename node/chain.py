@@ -104,14 +104,30 @@ class Chain:
         self._head = self._require_header(self._head_hash)
         self._store = self._restore()
         self._final = self._store.finalized
+        self._align_and_prune()
+
+    def _align_and_prune(self) -> None:
         # Which blocks are stored decides, not in which order they came.
         self._align_head()
         self._store.prune()
         self._align_head()
 
+    def reload(self) -> None:
+        """Take the head from a ledger that took over a snapshot; nobody is told of blocks between."""
+        self._states.clear()
+        self._head_hash = self._ledger.head
+        self._head = self._require_header(self._head_hash)
+        self._store = self._restore()
+        self._final = self._store.finalized
+        self._align_and_prune()
+
     def _restore(self) -> Store:
         """The fork choice over the stored blocks from the last one that the head's state calls final."""
         final = self.head_state.get_finality().finalized
+        if final.height < self._ledger.base:
+            # Of what lies below a snapshot there is no state; the snapshot itself was proved final.
+            base = self._ledger.base
+            final = Checkpoint(base, self._require_hash(base))
         store = Store(final.hash, self._require_header(final.hash).time, final.height)
         for block_hash, header in self._ledger.iterate_headers():
             if header.height <= final.height or header.parent not in store:
@@ -196,6 +212,20 @@ class Chain:
         self._states.move_to_end(block_hash)
         while len(self._states) > STATE_CACHE:
             self._states.popitem(last=False)
+
+    def _require_hash(self, height: int) -> Hash32:
+        found = self.get_hash_by_height(height)
+        if found is None:
+            raise KeyError(f"the head chain has no block at height {height}")
+        return found
+
+    def has_state(self, block_hash: Hash32) -> bool:
+        """Whether the state after a block is held: not of those below a snapshot."""
+        header = self.get_header(block_hash)
+        return header is not None and (
+            header.state_root == self._genesis_header.state_root
+            or self._ledger.get_node(header.state_root) is not None
+        )
 
     def _require_header(self, block_hash: Hash32) -> Header:
         header = self.get_header(block_hash)

@@ -78,6 +78,7 @@ class Fault(Enum):
     MALFORMED = (30, "bytes that no honest node sends")
     INVALID_OBJECT = (30, "an object that the rules reject whatever the state")
     CORRUPT_BLOB = (40, "blob bytes that do not match their hash")
+    POISONED = (100, "a part of a proved whole that its hash does not fit: banned at once")
 
     def __init__(self, points: int, meaning: str) -> None:
         self.points = points

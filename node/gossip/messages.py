@@ -225,13 +225,15 @@ class HeadersRequest:
     chain_id: Hash32
     from_height: Height
     count: int
+    signed: bool
+    """Whether signatures are wanted, which cost the replying node the reading of its blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignedHeader:
     header: Header
     signature: Signature | None
-    """None for a block that the replying node holds final: its hash is proved, not its signature."""
+    """None if it was not asked for, or the replying node does not hold the block's body."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,9 +260,11 @@ class Network:
         """From now on answer those that synchronise."""
         self._server.chain = chain
 
-    async def request_headers(self, node_id: str, from_height: int, count: int) -> HeadersReply:
+    async def request_headers(
+        self, node_id: str, from_height: int, count: int, *, signed: bool = False
+    ) -> HeadersReply:
         """Headers of a peer's head chain. Raises `TransportError`."""
-        request = HeadersRequest(self._chain_id, Height(from_height), count)
+        request = HeadersRequest(self._chain_id, Height(from_height), count, signed)
         return await self._ask(HeadersReply, node_id, Route.HEADERS, request)
 
     async def request_finality(self, node_id: str, set_number: int) -> FinalityReply:

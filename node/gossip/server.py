@@ -75,7 +75,7 @@ class Handlers(Protocol):
 class ChainServer(Protocol):
     """What a node serves to those that synchronise. All must be quick."""
 
-    def get_headers(self, from_height: int, count: int) -> Sequence[SignedHeader]:
+    def get_headers(self, from_height: int, count: int, *, signed: bool) -> Sequence[SignedHeader]:
         """Of the head chain, ascending; genesis has none."""
         ...
 
@@ -214,7 +214,8 @@ class PeerServer:
             case Route.HEADERS:
                 request = decode_message(HeadersRequest, body)
                 self._check_chain(request.chain_id)
-                reply = HeadersReply(tuple(self.chain.get_headers(request.from_height, request.count)))
+                headers = self.chain.get_headers(request.from_height, request.count, signed=request.signed)
+                reply = HeadersReply(tuple(headers))
             case Route.FINALITY:
                 request = decode_message(FinalityRequest, body)
                 self._check_chain(request.chain_id)

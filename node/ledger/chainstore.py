@@ -325,6 +325,23 @@ class Ledger:
         self._write(*points, puts, deletes)
         self._meta = meta
 
+    def adopt(
+        self,
+        head: Hash32,
+        height: int,
+        puts: Iterable[tuple[bytes, bytes]],
+        deletes: Iterable[bytes] = (),
+    ) -> None:
+        """Move an empty ledger onto a block that, with its state and ancestry, is stored or among `puts`
+        (`node.ledger.snapshot`); the base is its height. One batch. Raises `LedgerError` if it is not empty.
+        """
+        if self.height:
+            raise LedgerError(f"a ledger with a head at height {self.height} takes over no snapshot")
+        meta = replace(self._meta, head=head, height=height, base=height)
+        meta_put = (schema.META_KEY, schema.encode_meta(meta))
+        self._write(CrashPoint.HEAD_MOVING, CrashPoint.HEAD_MOVED, [*puts, meta_put], deletes)
+        self._meta = meta
+
     def delete_bodies_below(self, height: int) -> int:
         """Delete the bodies of all blocks below `height` and raise the base to it; how many they were.
 
