@@ -10,11 +10,12 @@ from consensus.block import Header
 from consensus.crypto import hash_domain
 from consensus.types import Hash32
 from node.ledger import schema
-from node.ledger.chainstore import Ledger
+from node.ledger.chainstore import SIGN_STATE_PREFIX, Ledger
 from node.ledger.damage import Damage
 from node.ledger.files import TRIAL_SUFFIX, clone_files, find_damaged_files, lock_files
 from node.ledger.indexing import compute_index
 from node.ledger.level import LevelStore
+from node.ledger.records import is_sign_state_readable
 from node.ledger.rows import Rows
 from node.ledger.schema import BlockIndex, LedgerDamaged
 from node.ledger.store import StoreDamaged
@@ -148,6 +149,9 @@ class LedgerCheck:
             self._counts[table] += 1
             if len(key) != _KEY_LENGTHS.get(table, len(key)):
                 self._rows.add(table, f"a key of {len(key)} bytes: {key[:40].hex()}", key)
+            elif key.startswith(schema.record_key(SIGN_STATE_PREFIX)):
+                if not is_sign_state_readable(key[1:], value):
+                    self._rows.add("records", f"the sign-state {key[1:].hex()} can't be read", key)
             elif table == "state" and hash_domain("tree", value) != key[1:]:
                 self._rows.add("state", f"node {key[1:].hex()} has another hash", key)
 

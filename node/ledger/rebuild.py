@@ -15,7 +15,7 @@ from pathlib import Path
 from consensus.types import Hash32, Millis
 from node.crashpoints import CrashPoint, reach
 from node.ledger import schema
-from node.ledger.chainstore import SIGN_STATE_UNKNOWN, Ledger, LedgerError
+from node.ledger.chainstore import SIGN_STATE_PREFIX, SIGN_STATE_UNKNOWN, Ledger, LedgerError
 from node.ledger.files import (
     REBUILDING_SUFFIX,
     TRIAL_SUFFIX,
@@ -25,6 +25,7 @@ from node.ledger.files import (
 )
 from node.ledger.level import LevelStore
 from node.ledger.mark import sync_directory
+from node.ledger.records import is_sign_state_readable
 from node.ledger.store import KeyValueStore, StoreDamaged, StoreError
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,8 @@ def _rescue_whole(path: Path, trial: Path, ledger: Ledger) -> str | None:
             return None  # what was signed for another chain binds nobody here
         if store.get(schema.META_KEY) is None:
             return "the head record is missing, so others may be"
-        _copy_records(store, ledger)
+        if not _copy_records(store, ledger):
+            return "a record of the sign-state could not be read"
     except StoreDamaged as error:
         return f"its records could not be read whole: {error}"
     finally:
@@ -177,11 +179,16 @@ def _is_foreign(store: KeyValueStore, chain_id: Hash32) -> bool:
         return False
 
 
-def _copy_records(store: KeyValueStore, ledger: Ledger) -> None:
+def _copy_records(store: KeyValueStore, ledger: Ledger) -> bool:
+    """Copy what can be read; False if the sign-state is not among it."""
+    is_complete = True
     records: dict[bytes, bytes] = {}
     size = 0
     try:
         for key, value in store.iterate(schema.RECORD_PREFIX):
+            if key[1:].startswith(SIGN_STATE_PREFIX) and not is_sign_state_readable(key[1:], value):
+                is_complete = False
+                continue
             records[key[1:]] = value
             size += len(key) + len(value)
             if size >= BATCH_BYTES:
@@ -190,3 +197,4 @@ def _copy_records(store: KeyValueStore, ledger: Ledger) -> None:
     finally:
         if records:
             ledger.put_records(records)
+    return is_complete

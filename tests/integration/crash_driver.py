@@ -18,7 +18,8 @@ from consensus.crypto import CHUNK_BYTES
 from consensus.genesis import build_genesis_state
 from consensus.identifiers import compute_chain_id
 from consensus.task import Transfer
-from consensus.types import Address, Amount, Hash32, Millis
+from consensus.types import Address, Amount, Hash32, Height, Millis
+from consensus.vote import Checkpoint, Vote, sign_vote
 from node import crashpoints
 from node.blobs import BlobStore
 from node.clock import ManualClock
@@ -30,8 +31,10 @@ from node.ledger.level import LevelStore
 from node.ledger.rebuild import rebuild_ledger
 from node.ledger.store import KeyValueStore, MemoryStore
 from node.proposer import Proposer
+from node.signstate import SignStateStore
 from tests.integration.test_chain import KEYS, build_core, build_genesis
 
+CHAIN_ID = compute_chain_id(build_genesis(ManualClock()))
 SINK = Address(b"\x77" * 32)
 BEFORE_SYNC = 3
 """Height that the node reaches alone, on a fork that it leaves later."""
@@ -70,8 +73,18 @@ def _produce(core: Core, clock: ManualClock, height: int) -> None:
                 break
 
 
+def build_vote(target: int) -> Vote:
+    """For some block at a height; the signature is a true one."""
+    hashed = Hash32(hashlib.sha256(str(target).encode()).digest())
+    source = Checkpoint(Height(0), CHAIN_ID)
+    return sign_vote(KEYS[0], CHAIN_ID, source, Checkpoint(Height(target), hashed))
+
+
 def _put_records(ledger: Ledger, height: int) -> None:
-    for kind in ("signstate", "opening", "verdict", "claim", "weights"):
+    signed = SignStateStore(ledger, KEYS[0].address)
+    for number in range(signed.signed.target + 1, height + 1):
+        signed.record(build_vote(number))
+    for kind in ("opening", "verdict", "claim", "weights"):
         for number in range(1, height + 1):
             key = f"{kind}/{number}".encode()
             if ledger.get_record(key) is None:
@@ -151,13 +164,12 @@ def _is_done(ledger: Ledger, step: bytes) -> bool:
 def maintain(directory: Path) -> None:
     """What no block does: a ledger of an older version, a head moved back and forth, old bodies and blobs."""
     store = LevelStore(directory / "ledger")
-    chain_id = compute_chain_id(build_genesis(ManualClock()))
-    ledger = Ledger.open(store, chain_id)
+    ledger = Ledger.open(store, CHAIN_ID)
     if not _is_done(ledger, b"migrated"):
-        old = schema.encode_meta(schema.Meta(chain_id, ledger.head, ledger.height))[:-1]
+        old = schema.encode_meta(schema.Meta(CHAIN_ID, ledger.head, ledger.height))[:-1]
         puts = [(schema.VERSION_KEY, schema.encode_version(1)), (schema.META_KEY, b"\x93" + old[1:])]
         store.write_batch(puts)
-        ledger = Ledger.open(store, chain_id)
+        ledger = Ledger.open(store, CHAIN_ID)
         ledger.put_record(b"maintained/migrated", b"")
     if not _is_done(ledger, b"head"):
         ledger.put_record(b"maintained/head", ledger.head)
@@ -189,7 +201,7 @@ def rebuild(directory: Path) -> None:
     nodes = dict(build_genesis_state(genesis).tree.new_nodes())
     path = directory / "ledger"
     if not path.is_dir() or not _is_rebuilt(path):
-        rebuild_ledger(path, compute_chain_id(genesis), nodes, NOW)
+        rebuild_ledger(path, CHAIN_ID, nodes, NOW)
     store = LevelStore(path)
     core, clock = _open_core(directory, store, 0)
     core.chain.ledger.put_record(b"rebuilt", b"")
@@ -202,7 +214,7 @@ def rebuild(directory: Path) -> None:
 
 def _is_rebuilt(path: Path) -> bool:
     store = LevelStore(path)
-    ledger = Ledger.open(store, compute_chain_id(build_genesis(ManualClock())))
+    ledger = Ledger.open(store, CHAIN_ID)
     is_rebuilt = ledger.get_record(b"rebuilt") is not None
     store.close()
     return is_rebuilt
@@ -235,7 +247,7 @@ def report(directory: Path) -> None:
 def export(directory: Path) -> None:
     """The head chain as a peer would give it."""
     store = LevelStore(directory / "ledger")
-    ledger = Ledger.open(store, compute_chain_id(build_genesis(ManualClock())))
+    ledger = Ledger.open(store, CHAIN_ID)
     blocks = [ledger.load_block(block) for block in ledger.get_hashes(1, ledger.height)]
     write_blocks(directory / "chain.blocks", [encode(block) for block in blocks if block is not None])
     store.close()

@@ -8,31 +8,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
 from consensus.block import Block
 from consensus.codec import decode
+from consensus.crypto import CHUNK_BYTES
 from consensus.genesis import build_genesis_state
+from consensus.gossip_rules import Outcome
 from consensus.identifiers import compute_block_hash, compute_chain_id
 from consensus.tree import TreeError
 from consensus.types import Hash32, Millis
+from node.blobs import BlobStore
 from node.chain import Chain
+from node.cli.common import CliError
+from node.cli.ledger_errors import ledger_errors
 from node.cli.main import app
 from node.clock import ManualClock
 from node.genesis import save_genesis
+from node.gossip.messages import Kind
+from node.handlers import PeerHandlers
+from node.keystore import create_account_key
 from node.ledger import schema
-from node.ledger.chainstore import SIGN_STATE_UNKNOWN, Ledger
+from node.ledger.chainstore import SIGN_STATE_PREFIX, SIGN_STATE_UNKNOWN, Ledger
 from node.ledger.check import check_ledger, inspect_ledger
 from node.ledger.damage import EXIT_DAMAGED, is_damage
 from node.ledger.level import LevelStore
 from node.ledger.mark import MARK_NAME, encode_mark, load_mark
 from node.ledger.rebuild import rebuild_ledger
-from node.ledger.schema import LedgerError
-from node.ledger.store import StoreError
+from node.ledger.schema import LedgerDamaged, LedgerError
+from node.ledger.store import MemoryStore, StoreError
+from node.recomputer import Recomputer
+from node.signstate import SignStateStore
 from node.work import VerdictBook
-from tests.integration.crash_driver import SINK, _advance_to, _open_core, _produce
-from tests.integration.test_chain import build_genesis
+from tests.integration.crash_driver import SINK, _advance_to, _open_core, _produce, build_vote
+from tests.integration.test_chain import KEYS, build_genesis
 
 SEED = 20260
 HEIGHT = 40
@@ -40,7 +51,6 @@ NOW = Millis(1_800_000_000_000)
 GENESIS = build_genesis(ManualClock())
 CHAIN_ID = compute_chain_id(GENESIS)
 GENESIS_NODES = dict(build_genesis_state(GENESIS).tree.new_nodes())
-SIGN_STATE = b"signstate/vote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
         ledger = core.chain.ledger
         for height in range(ledger.height + 1, top + 1):
             _produce(core, clock, height)
-            ledger.put_record(SIGN_STATE, str(height).encode())
+            SignStateStore(ledger, KEYS[0].address).record(build_vote(height))
             ledger.put_record(b"opening/%04d" % height, numbers.randbytes(3000))
         if top < HEIGHT:
             # Tables that overlap are merged into ones of 2 MB. What comes after stays in the log.
@@ -149,6 +159,11 @@ def _choose(files: Sequence[str]) -> list[str]:
     return sorted({*kinds.values(), next(name for name in files if name.endswith(".ldb"))})
 
 
+def _get_signed(ledger: Ledger) -> int:
+    """The highest target that the voter knows it signed."""
+    return SignStateStore(ledger, KEYS[0].address).signed.target
+
+
 def _open(path: Path) -> tuple[LevelStore, Chain]:
     store = LevelStore(path)
     try:
@@ -195,7 +210,7 @@ def _mend(path: Path, sound: Sound) -> Ledger:
     ledger = core.chain.ledger
     is_unknown = ledger.get_record(SIGN_STATE_UNKNOWN) is not None
     assert is_unknown is not rebuilt.is_sign_state_known
-    assert is_unknown or ledger.get_record(SIGN_STATE) == str(HEIGHT).encode()
+    assert is_unknown or _get_signed(ledger) == HEIGHT
     store.close()
     return ledger
 
@@ -323,7 +338,7 @@ def _tear(sound: Sound, directory: Path, offset: int) -> None:
     ledger = chain.ledger
     # Block, sign-state and opening of a height are three batches: some prefix of them is there.
     height = ledger.height
-    signed = int(ledger.get_record(SIGN_STATE) or b"0")
+    signed = _get_signed(ledger)
     opened = sum(1 for _ in ledger.iterate_records(b"opening/"))
     assert (height - signed, signed - opened) in ((0, 0), (1, 0), (0, 1))
     assert height  # of what is in tables
@@ -354,7 +369,7 @@ def test_a_rebuild_keeps_records_and_knows_the_sign_state_where_nothing_else_is_
     assert rebuilt.aside.name == "ledger.damaged-20270115T080000Z"
     store, chain = _open(path)
     assert chain.head.height == 0
-    assert chain.ledger.get_record(SIGN_STATE) == str(HEIGHT).encode()
+    assert _get_signed(chain.ledger) == HEIGHT
     assert len(list(chain.ledger.iterate_records(b"opening/"))) == HEIGHT
     store.close()
 
@@ -369,12 +384,90 @@ def test_a_rebuild_in_doubt_leaves_the_voter_in_its_safe_mode(sound: Sound, tmp_
     reason = chain.ledger.get_record(SIGN_STATE_UNKNOWN)
     assert reason is not None
     assert b"lost its last" in reason
-    assert chain.ledger.get_record(SIGN_STATE) is not None
+    assert _get_signed(chain.ledger) >= HEIGHT - 1
     assert len(list(chain.ledger.iterate_records(b"opening/"))) >= HEIGHT - 1
     store.close()
     # Once in doubt, it stays so through the next rebuild.
     assert not rebuild_ledger(path, CHAIN_ID, GENESIS_NODES, NOW).is_sign_state_known
     assert (tmp_path / "ledger.damaged-20270115T080000Z-2").is_dir()
+
+
+def test_a_sign_state_of_another_hand_is_named_and_dropped(sound: Sound, tmp_path: Path) -> None:
+    path = sound.copy(tmp_path)
+    store = LevelStore(path)
+    store.write_batch([(schema.record_key(SIGN_STATE_PREFIX + KEYS[0].address), b"\x93\x01")])
+    store.close()
+    (damage,) = inspect_ledger(path, CHAIN_ID).damages
+    assert (damage.table, damage.what[:14]) == ("records", "the sign-state")
+    assert not rebuild_ledger(path, CHAIN_ID, GENESIS_NODES, NOW).is_sign_state_known
+    store, chain = _open(path)
+    signed = SignStateStore(chain.ledger, KEYS[0].address)
+    assert (signed.is_missing, signed.is_doubtful) == (True, True)
+    store.close()
+
+
+# --- while a node runs --------------------------------------------------------------------------
+
+
+async def test_damage_found_by_a_running_node_ends_it(sound: Sound, tmp_path: Path) -> None:
+    """Blocks of peers need a state that is not there any more."""
+    path = sound.copy(tmp_path)
+    store = LevelStore(path)
+    core, clock = _open_core(tmp_path, store, 0)
+    _advance_to(clock, NOW)
+    other, peer = _open_core(tmp_path / "peer", MemoryStore(), 1)
+    for block in sound.blocks:
+        other.take_block(block)
+    _advance_to(peer, other.chain.head.time)
+    _produce(other, peer, HEIGHT + 1)
+    block, block_hash = other.chain.ledger.get_block(other.chain.head_hash), other.chain.head_hash
+    assert block is not None
+    handlers = PeerHandlers(core, Recomputer(core))
+    # All but the root: a start would see that.
+    for key, _ in list(store.iterate(schema.NODE_PREFIX)):
+        if key[1:] != sound.root:
+            store.write_batch([], [key])
+    core.chain._states.clear()
+    assert await handlers.on_object(Kind.BLOCK, block_hash, block, "peer") is Outcome.IGNORE
+    with pytest.raises(TreeError) as caught:
+        await core.wait_failed()
+    assert is_damage(caught.value)
+    assert core.chain.head_hash == sound.head
+    store.close()
+
+
+async def test_a_read_for_the_api_that_meets_damage_ends_the_node(sound: Sound, tmp_path: Path) -> None:
+    store = LevelStore(sound.copy(tmp_path))
+    core, _ = _open_core(tmp_path, store, 0)
+    handlers = PeerHandlers(core, Recomputer(core))
+    block = core.chain.get_hash_by_height(3)
+    assert block is not None
+    store.write_batch([(schema.block_key(block), b"\xc1")])
+    with pytest.raises(LedgerDamaged):
+        core.chain.get_block(block)
+    with pytest.raises(LedgerDamaged, match=block.hex()):
+        await core.wait_failed()
+    assert handlers.get_status().head == sound.head
+    store.close()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_command_that_meets_damage_says_what_to_do(
+    nested: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error: Exception = TreeError("node 77 is missing")
+    if nested:
+        error = ExceptionGroup("services", [ValueError("another"), ExceptionGroup("peers", [error])])
+    with pytest.raises(typer.Exit) as ended, ledger_errors():
+        raise error
+    assert ended.value.exit_code == EXIT_DAMAGED
+    said = capsys.readouterr().err
+    assert "the ledger is damaged: node 77 is missing" in said
+    assert "bmif ledger rebuild" in said
+    with pytest.raises(CliError, match="in use"), ledger_errors():
+        raise StoreError("the database is in use by another process")
+    with pytest.raises(ValueError, match="unrelated"), ledger_errors():
+        raise ValueError("unrelated")
 
 
 # --- the commands ------------------------------------------------------------------------------
@@ -398,6 +491,28 @@ def config(sound: Sound, tmp_path: Path) -> Path:
 def _bmif(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, list(arguments))
     return result.exit_code, result.output
+
+
+def test_a_node_with_a_damaged_ledger_does_not_start(config: Path) -> None:
+    create_account_key(config.parent / "account.key")
+    next((config.parent / "data" / "ledger").glob("MANIFEST-*")).unlink()
+    code, text = _bmif("run", "--config", str(config))
+    assert code == EXIT_DAMAGED, text
+    assert "MANIFEST" in text
+    assert "bmif ledger rebuild" in text
+
+
+def test_the_check_of_blobs_makes_them_come_again(config: Path) -> None:
+    blobs = BlobStore(config.parent / "data" / "blobs")
+    ref = blobs.put_bytes(bytes(CHUNK_BYTES) + b"tail")
+    path = blobs.get_path(ref.root)
+    assert path is not None
+    turn(SEED)(path)
+    code, text = _bmif("ledger", "check", "--blobs", "--config", str(config))
+    assert code == EXIT_DAMAGED, text
+    assert f"blob {ref.root.hex()}: chunks 0 are damaged" in text
+    assert _bmif("ledger", "check", "--blobs", "--config", str(config))[0] == 0
+    assert not BlobStore(config.parent / "data" / "blobs").has(ref.root)
 
 
 def test_the_commands_on_a_ledger(config: Path) -> None:
