@@ -15,6 +15,7 @@ from consensus.codec import decode, encode
 from consensus.identifiers import compute_weights_digest
 from consensus.openings import is_loss_due
 from consensus.payload import WrongBundle
+from consensus.settlement import LIVING
 from consensus.task import Batch, Claim, OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
 from consensus.types import Address, Hash32
@@ -59,13 +60,15 @@ def get_clear_path(data_dir: Path, public_key: Hash32, batch: Hash32) -> Path:
 class Custody:
     """Serves every task of this node's account, one after the other."""
 
-    def __init__(self, core: Core, data_dir: Path, workers: int) -> None:
+    def __init__(self, core: Core, data_dir: Path, workers: int, *, keep_bundles: bool = False) -> None:
         self._core = core
+        self._keep_bundles = keep_bundles
         self._data_dir = data_dir
         self._pool = WorkerPool(workers)
         self._checking: dict[BatchKey, asyncio.Task[None]] = {}
         self._bundles: set[Hash32] = set()
         self._faults: Counter[Address] = Counter()
+        self._forgotten: set[Hash32] = set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -76,6 +79,7 @@ class Custody:
                     definition = self._core.get_definition(task_id)
                     if definition is not None and definition.custody == self._core.address:
                         await self._serve(definition)
+                self._forget_ended()
                 seen = await self._core.pulse.wait(seen, POLL_S)
         finally:
             for task in self._checking.values():
@@ -96,6 +100,22 @@ class Custody:
                 opened = await self._open_gradient(definition, tip)
             if not opened:
                 return
+
+    def _forget_ended(self) -> None:
+        """Sums without noise and decrypted batches go with their task, however it ended."""
+        core = self._core
+        state = core.chain.head_state
+        for task_id in state.get_tasks():
+            task, definition = state.get_task(task_id), core.get_definition(task_id)
+            if task is None or definition is None or definition.custody != core.address:
+                continue
+            if task.status in LIVING or task_id in self._forgotten:
+                continue
+            self._forgotten.add(task_id)
+            sums = [key for key, _ in core.chain.ledger.iterate_records(b"verified/" + task_id)]
+            core.chain.ledger.put_records({}, sums)
+            for clear in self._get_keys(definition).glob("*.npz"):
+                clear.unlink()
 
     def _is_over(self, definition: TaskDefinition) -> bool:
         """Past the deadline no block takes an opening; the task is left to expire."""
@@ -249,7 +269,8 @@ class Custody:
                 accuse(core, WrongBundle(claim, canonical))
         else:
             self._store_verified(key, VerifiedBundle(claim, result.sums))
-        core.blobs.remove(claim.bundle.root)
+        if not self._keep_bundles:
+            core.blobs.remove(claim.bundle.root)
 
     async def _open_gradient(self, definition: TaskDefinition, tip: TaskTip) -> bool:
         core, draft, step = self._core, definition.draft, tip.state.step

@@ -35,6 +35,7 @@ from node.mempool import Mempool
 from node.miner import Miner
 from node.proposer import Proposer
 from node.recomputer import Recomputer
+from node.retention import Pruner
 from node.sync import Synchroniser
 from node.tls import TlsFiles
 from node.validator import Availability, Expirer, Settler
@@ -146,6 +147,7 @@ class Node:
         group.create_task(self.network.wait_failed(), name="network")
         group.create_task(self._recomputer.run(), name="recomputer")
         group.create_task(self._proposer.run(), name="proposer")
+        group.create_task(Pruner(core, config.retention).run(), name="pruner")
         if Role.VALIDATOR in config.roles:
             group.create_task(Voter(core).run(), name="voter")
             group.create_task(Availability(core).run(), name="availability")
@@ -154,13 +156,15 @@ class Node:
             group.create_task(Accuser(core, config.data_dir / "scratch").run(), name="accuser")
             group.create_task(Judge(core, config.verdict, config.data_dir).run(), name="judge")
         if Role.MINER in config.roles:
-            miner = Miner(core, config.workers, config.data_dir / "scratch")
+            miner = Miner(core, config.workers, config.data_dir / "scratch", config.retention)
             group.create_task(miner.run(), name="miner")
         if Role.CUSTODY in config.roles:
             # Imported here: nobody but a custody has use for what decrypts.
             from node.custody import Custody
 
-            group.create_task(Custody(core, config.data_dir, config.workers).run(), name="custody")
+            is_archive = config.retention.policy == "archive"
+            custody = Custody(core, config.data_dir, config.workers, keep_bundles=is_archive)
+            group.create_task(custody.run(), name="custody")
 
     async def _start_apis(self, stack: AsyncExitStack) -> None:
         config = self.config

@@ -10,6 +10,7 @@ from consensus.leases import compute_leases
 from consensus.task import Claim
 from consensus.types import Hash32, Millis
 from node.blobs import BlobError
+from node.config import RetentionSettings
 from node.core import Core
 from node.tasks import TaskDefinition, TaskTip
 from workloads.base import WorkloadError
@@ -25,14 +26,21 @@ Position = tuple[Hash32, int]
 class Miner:
     """Takes leases of the current step's batches, one batch for each worker at a time.
 
-    A bundle is written into the blob store and claimed; the custody fetches it from there. Claims and
-    bundles are kept until their step is opened, so that a custody that was away finds them.
+    A bundle is written into the blob store and claimed; the custody fetches it from there. Claims are kept
+    until their step is opened, so that a custody that was away finds them; bundles for some steps more.
     """
 
-    def __init__(self, core: Core, workers: int, scratch: Path) -> None:
+    def __init__(
+        self,
+        core: Core,
+        workers: int,
+        scratch: Path,
+        retention: RetentionSettings = RetentionSettings(),  # noqa: B008  # it is immutable
+    ) -> None:
         self._core = core
         self._workers = workers
         self._scratch = scratch
+        self._retention = retention
         self._running: dict[tuple[Hash32, int, int], asyncio.Task[None]] = {}
         self._step_seen: dict[Position, Millis] = {}
         self._own: dict[tuple[Hash32, int, int], Claim] = {}
@@ -140,25 +148,41 @@ class Miner:
         )
 
     def _forget_before(self, task_id: Hash32, step: int) -> None:
-        """Bundles may be dropped once their step is opened (DESIGN 3.5)."""
+        """Bundles may be dropped once their step is opened (DESIGN 3.5); this keeps the last steps'."""
         core = self._core
         for claim in list(self._own.values()):
             if claim.task == task_id and claim.step < step:
                 self._forget(claim)
+        self._drop_bundles(task_id, step - self._retention.bundle_steps)
         for position in [p for p in self._step_seen if p[0] == task_id and p[1] < step]:
             del self._step_seen[position]
         core.claims.drop_before(task_id, step)
 
     def _forget_closed(self, open_tasks: list[Hash32]) -> None:
-        """The bundles of a task's last step go when the task does."""
+        """All bundles of a task go when it ends: evidence against them needs none."""
         for claim in list(self._own.values()):
             if claim.task not in open_tasks:
                 self._forget(claim)
+        kept = {
+            Hash32(key[len(_BUNDLE) :][:32]) for key, _ in self._core.chain.ledger.iterate_records(_BUNDLE)
+        }
+        for task_id in kept.difference(open_tasks):
+            self._drop_bundles(task_id, None)
 
     def _forget(self, claim: Claim) -> None:
+        """The claim; its bundle is dropped later, and found for that after a restart, too."""
         del self._own[claim.task, claim.step, claim.batch]
-        self._core.chain.ledger.delete_record(_get_claim_key(claim))
-        self._core.blobs.remove(claim.bundle.root)
+        bundle = {} if self._retention.policy == "archive" else {_get_bundle_key(claim): claim.bundle.root}
+        self._core.chain.ledger.put_records(bundle, [_get_claim_key(claim)])
+
+    def _drop_bundles(self, task_id: Hash32, below: int | None) -> None:
+        """Drop the task's bundles of opened steps below `below`; all of them if it is None."""
+        core = self._core
+        for key, root in list(core.chain.ledger.iterate_records(_BUNDLE + task_id)):
+            step = int.from_bytes(key[len(_BUNDLE) + 32 :][:4], "big")
+            if below is None or step < below:
+                core.blobs.remove(Hash32(root))
+                core.chain.ledger.delete_record(key)
 
     def _load_claims(self) -> None:
         """Claims made before a restart stand: their bundles are still in the blob store."""
@@ -171,3 +195,10 @@ class Miner:
 
 def _get_claim_key(claim: Claim) -> bytes:
     return b"claim/" + claim.task + claim.step.to_bytes(4, "big") + claim.batch.to_bytes(4, "big")
+
+
+_BUNDLE = b"bundle/"
+
+
+def _get_bundle_key(claim: Claim) -> bytes:
+    return _BUNDLE + claim.task + claim.step.to_bytes(4, "big") + claim.batch.to_bytes(4, "big")
