@@ -162,7 +162,10 @@ class BlobStore:
         if length is None:
             return ()
         if manifest is None:
-            return tuple(range(-(-length // CHUNK_BYTES)))
+            # A lost manifest makes the blob as good as damaged; a damaged one has been dealt with.
+            every = tuple(range(-(-length // CHUNK_BYTES)))
+            self._give_up(root, every)
+            return every
         try:
             with self._path(root).open("rb") as file:
                 damaged = tuple(
@@ -170,6 +173,8 @@ class BlobStore:
                     for index, expected in enumerate(manifest.chunks)
                     if compute_chunk_hash(file.read(CHUNK_BYTES)) != expected
                 )
+                if file.read(1):
+                    damaged = (*damaged, len(manifest.chunks))  # more than there should be
         except FileNotFoundError:
             damaged = tuple(range(len(manifest.chunks)))
         if damaged:
@@ -332,9 +337,13 @@ class BlobStore:
         finally:
             os.close(descriptor)
         reach(CrashPoint.BLOB_COMPLETE)
+        part = _part(target)
         with self._lock:
             self._reserved.pop(reserved, None)
+            has_part = self._reserved.pop(part, None) is not None
             self._complete[root] = manifest.ref.length
+        if has_part:
+            part.unlink(missing_ok=True)  # begun earlier, and had in another way now
         return target
 
 

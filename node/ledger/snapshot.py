@@ -1,11 +1,11 @@
 """Taking over a snapshot: state nodes as they come, then the ancestry and the block itself.
 
 Nothing of it counts before the last batch, which makes the block the head and the base. Until then the ledger
-is an empty one with rows that nobody reads: state nodes by their hashes, and headers from the top downwards, so
-that none of them ever has a parent that is stored.
+is an empty one with rows that nobody reads: state nodes by their hashes, and headers from the top downwards,
+so that none of them ever has a parent that is stored.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from consensus.block import Block, Header
 from consensus.codec import decode_stored, encode

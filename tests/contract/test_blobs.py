@@ -196,6 +196,84 @@ def test_rot_on_disk_is_found_and_the_blob_dropped(store: BlobStore) -> None:
     assert not store.has(ref.root)
 
 
+def test_only_the_damaged_chunk_comes_again(store: BlobStore, tmp_path: Path) -> None:
+    data = build_data(3 * CHUNK_BYTES + 9)
+    ref = store.put_bytes(data)
+    manifest, path = store.get_manifest(ref.root), store.get_path(ref.root)
+    assert manifest is not None
+    assert path is not None
+    assert store.verify(ref.root) == ()
+    with path.open("r+b") as file:
+        file.seek(2 * CHUNK_BYTES)
+        file.write(b"\xff\xff")
+    assert store.verify(ref.root) == (2,)
+    assert store.get_ref(ref.root) is None
+    assert store.verify(ref.root) == ()
+    assert store.used_bytes == len(data)
+    reopened = BlobStore(tmp_path / "blobs")
+    partial = reopened.open_partial(manifest)
+    assert partial.missing == (2,)
+    partial.write_chunk(2, data[2 * CHUNK_BYTES : 3 * CHUNK_BYTES])
+    assert partial.finish().read_bytes() == data
+    assert reopened.verify(ref.root) == ()
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "grown", "manifest lost", "manifest damaged", "manifest of another"]
+)
+@pytest.mark.parametrize("when", ["before the start", "while running"])
+def test_a_blob_whose_files_were_damaged_is_completed_again(tmp_path: Path, damage: str, when: str) -> None:
+    data = build_data(2 * CHUNK_BYTES + 9)
+    store = BlobStore(tmp_path / "blobs")
+    ref, other = store.put_bytes(data), store.put_bytes(b"other")
+    whole = store.get_manifest(ref.root)
+    path = store.get_path(ref.root)
+    assert whole is not None
+    assert path is not None
+    manifest = path.with_suffix(".manifest")
+    match damage:
+        case "cut":
+            path.write_bytes(data[: CHUNK_BYTES + 5])
+        case "grown":
+            path.write_bytes(data + b"more")
+        case "manifest lost":
+            manifest.unlink()
+        case "manifest damaged":
+            manifest.write_bytes(manifest.read_bytes()[:-1] + b"?")
+        case _:
+            manifest.write_bytes(manifest.with_name(f"{other.root.hex()}.manifest").read_bytes())
+    if when == "before the start":
+        store = BlobStore(tmp_path / "blobs")
+        assert not store.has(ref.root)
+        assert store.get_info(other.root) is not None
+    else:
+        store.verify(ref.root)
+        assert not store.has(ref.root)
+    partial = store.open_partial(whole)
+    for index in partial.missing:
+        partial.write_chunk(index, data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
+    assert partial.finish().read_bytes() == data
+    assert [found.root for found in sorted(store.get_refs(), key=lambda found: -found.length)] == [
+        ref.root,
+        other.root,
+    ]
+
+
+def test_leftovers_of_a_death_are_cleared(tmp_path: Path) -> None:
+    """Killed between a blob's two files: while it was removed, and before its folder was synced."""
+    directory = tmp_path / "blobs"
+    store = BlobStore(directory)
+    removed, unsynced = store.put_bytes(b"removed"), store.put_bytes(b"unsynced")
+    (directory / removed.root.hex()).unlink()
+    (directory / f"{unsynced.root.hex()}.manifest").unlink()
+    reopened = BlobStore(directory)
+    assert reopened.get_refs() == ()
+    assert {path.name for path in directory.iterdir()} == {f"{unsynced.root.hex()}.part"}
+    assert reopened.put_bytes(b"unsynced") == unsynced
+    assert reopened.used_bytes == len(b"unsynced")
+    assert not (directory / f"{unsynced.root.hex()}.part").exists()
+
+
 def test_blobs_survive_reopening_and_strays_are_cleared(tmp_path: Path) -> None:
     directory = tmp_path / "blobs"
     ref = BlobStore(directory).put_bytes(b"kept")
