@@ -25,7 +25,8 @@ from consensus.task import Draft, PublishTask
 from consensus.types import Hash32
 from fusion_model.train import TrainingStep
 from node.api.client import SyncClient
-from node.api.payloads import PublishPayload, build_core
+from node.api.payloads import build_core
+from node.api.task_payloads import PublishPayload
 from workloads.imaging import PairSource, evaluate_pairs, load_pairs
 
 MODALITY = "MRI-CT"

@@ -25,7 +25,8 @@ from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
 from node.api import schemas
 from node.api.errors import PROBLEM_TYPE, ProblemModel
-from node.api.payloads import BlobRefModel, encode_payload
+from node.api.fields import BlobRefModel
+from node.api.payloads import encode_payload
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)

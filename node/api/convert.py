@@ -10,12 +10,14 @@ from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Address, Hash32
 from consensus.vote import Checkpoint
 from node.api import schemas
-from node.api.payloads import CreditModel, DraftModel, encode_payload, get_kind
+from node.api.fields import CheckpointModel
+from node.api.payloads import encode_payload, get_kind
+from node.api.task_payloads import CreditModel, DraftModel
 from node.api.view import BlockRecord, MilestoneRecord, NodeView, OpeningRecord, TransactionRecord
 
 
-def build_checkpoint(checkpoint: Checkpoint) -> schemas.CheckpointModel:
-    return schemas.CheckpointModel(height=checkpoint.height, hash=checkpoint.hash.hex())
+def build_checkpoint(checkpoint: Checkpoint) -> CheckpointModel:
+    return CheckpointModel(height=checkpoint.height, hash=checkpoint.hash.hex())
 
 
 def build_status(view: NodeView) -> schemas.StatusModel:

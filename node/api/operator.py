@@ -10,7 +10,8 @@ from aiohttp.typedefs import Middleware
 
 from consensus.task import BlobRef
 from node.api.errors import Handler, Problem, build_not_found, build_parameter_problem
-from node.api.payloads import BlobRefModel, decode_payload
+from node.api.fields import BlobRefModel
+from node.api.payloads import decode_payload
 from node.api.requests import Route, answer, get_view, parse_hash, read_json
 from node.api.schemas import SignModel, StoredBlobModel, SubmittedModel
 from node.api.view import OperatorView

@@ -1,188 +1,38 @@
-"""Transaction payloads as JSON: one pydantic model a kind, converted to and from the consensus dataclasses.
+"""Transaction payloads as JSON, converted to and from the consensus dataclasses.
 
 Bytes are lower-case hexadecimal; amounts (smallest units) and times (milliseconds) are integers.
 """
 
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    TypeAdapter,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, Field, TypeAdapter
 
+from consensus import payload as judging
 from consensus import task as core
 from consensus.payload import Payload
-from consensus.types import MAX_AMOUNT, MAX_LADDER, MAX_TIME_MS
+from node.api.judging_payloads import (
+    KINDS,
+    AccusePayload,
+    GovernPayload,
+    ReportOpeningsPayload,
+    ReportVotesPayload,
+    SettlePayload,
+    VerdictPayload,
+)
+from node.api.task_payloads import (
+    AvailablePayload,
+    ContributePayload,
+    DraftPayload,
+    ExpirePayload,
+    OpenGradientPayload,
+    OpenLossPayload,
+    PublishPayload,
+    TransferPayload,
+)
 
 T = TypeVar("T")
-
-
-def _to_hex(value: object) -> object:
-    return value.hex() if isinstance(value, bytes) else value
-
-
-HexBytes = Annotated[str, BeforeValidator(_to_hex), StringConstraints(pattern=r"^([0-9a-f]{2})*$")]
-Hex32 = Annotated[
-    str,
-    BeforeValidator(_to_hex),
-    StringConstraints(pattern=r"^[0-9a-f]{64}$"),
-    WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "32 bytes, hexadecimal"}),
-]
-Hex64 = Annotated[
-    str,
-    BeforeValidator(_to_hex),
-    StringConstraints(pattern=r"^[0-9a-f]{128}$"),
-    WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{128}$", "description": "64 bytes, hexadecimal"}),
-]
-AmountInt = Annotated[int, Field(ge=0, le=MAX_AMOUNT, description="Money, smallest units")]
-TimeMs = Annotated[int, Field(ge=0, le=MAX_TIME_MS, description="Milliseconds since the Unix epoch")]
-Count = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
-SignedInt = Annotated[int, Field(ge=-(2**63), le=MAX_AMOUNT)]
-
-
-class Model(BaseModel):
-    """Closed to unknown fields; integers are integers; read from a dataclass of the same field names."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, from_attributes=True, frozen=True)
-
-
-class BlobRefModel(Model):
-    """A content-addressed blob."""
-
-    root: Hex32
-    length: Count = Field(description="Bytes")
-
-
-class DraftModel(Model):
-    """A custody's offer; see `consensus.task.Draft` for the meaning of each field."""
-
-    kind: str
-    title: str
-    salt: HexBytes
-    preset: str
-    model: HexBytes
-    parameters: Count
-    weight_box: Count
-    public_key: BlobRefModel
-    relin_keys: BlobRefModel
-    clipping: str
-    gradient_scale_bits: Count
-    gradient_clip: Count
-    gradient_noise: Count
-    loss_scale_bits: Count
-    loss_clip: Count
-    loss_noise: Count
-    max_gradient_openings: Count
-    max_loss_openings: Count
-    privacy: str
-
-
-class BatchModel(Model):
-    blob: BlobRefModel
-    patches: Count
-
-
-class PatientRangeModel(Model):
-    patient: Count
-    validation: bool
-    batch: Count
-    start: Count
-    stop: Count
-
-
-class MilestoneModel(Model):
-    target: SignedInt = Field(description="Validation loss, opened units")
-    reward: AmountInt
-
-
-class OptimizerModel(Model):
-    shift: Count
-    learning_rates: tuple[Count, ...]
-
-
-class ClaimModel(Model):
-    task: Hex32
-    step: Count
-    batch: Count
-    bundle: BlobRefModel
-    miner: Hex32
-    signature: Hex64
-
-
-class CreditModel(Model):
-    miner: Hex32
-    batches: Count
-
-
-class TransferPayload(Model):
-    kind: Literal["transfer"] = "transfer"
-    to: Hex32
-    amount: AmountInt
-
-
-class DraftPayload(Model):
-    kind: Literal["draft"] = "draft"
-    draft: DraftModel
-
-
-class ContributePayload(Model):
-    kind: Literal["contribute"] = "contribute"
-    draft: Hex32
-    training: tuple[BatchModel, ...]
-    validation: tuple[BatchModel, ...]
-    patients: tuple[PatientRangeModel, ...]
-
-
-class PublishPayload(Model):
-    kind: Literal["publish"] = "publish"
-    draft: Hex32
-    contributions: tuple[Hex32, ...]
-    order: tuple[Count, ...]
-    batches_per_step: Count
-    initial_weights: tuple[SignedInt, ...]
-    optimizer: OptimizerModel
-    loss_schedule: tuple[Count, ...]
-    ladder: tuple[MilestoneModel, ...] = Field(max_length=MAX_LADDER)
-    batch_fee: AmountInt
-    bond: AmountInt
-    deadline: TimeMs
-
-
-class AvailablePayload(Model):
-    kind: Literal["available"] = "available"
-    task: Hex32
-
-
-class OpenGradientPayload(Model):
-    kind: Literal["open-gradient"] = "open-gradient"
-    task: Hex32
-    step: Count
-    previous: Hex32
-    weights: Hex32
-    claims: tuple[ClaimModel, ...]
-    gradient: tuple[SignedInt, ...]
-
-
-class OpenLossPayload(Model):
-    kind: Literal["open-loss"] = "open-loss"
-    task: Hex32
-    step: Count
-    previous: Hex32
-    weights: Hex32
-    ciphertext: Hex32
-    loss: SignedInt
-
-
-class ExpirePayload(Model):
-    kind: Literal["expire"] = "expire"
-    task: Hex32
-
 
 PayloadModel = Annotated[
     TransferPayload
@@ -192,12 +42,18 @@ PayloadModel = Annotated[
     | AvailablePayload
     | OpenGradientPayload
     | OpenLossPayload
-    | ExpirePayload,
+    | ExpirePayload
+    | VerdictPayload
+    | SettlePayload
+    | ReportVotesPayload
+    | ReportOpeningsPayload
+    | AccusePayload
+    | GovernPayload,
     Field(discriminator="kind"),
 ]
 
 SignablePayload = Annotated[
-    TransferPayload | DraftPayload | ContributePayload | PublishPayload | ExpirePayload,
+    TransferPayload | DraftPayload | ContributePayload | PublishPayload | ExpirePayload | GovernPayload,
     Field(discriminator="kind"),
 ]
 """What an operator may ask the node to sign; the rest the node's services sign by themselves."""
@@ -211,6 +67,12 @@ AnyPayload = (
     | OpenGradientPayload
     | OpenLossPayload
     | ExpirePayload
+    | VerdictPayload
+    | SettlePayload
+    | ReportVotesPayload
+    | ReportOpeningsPayload
+    | AccusePayload
+    | GovernPayload
 )
 
 _MODELS: dict[type[Payload], type[AnyPayload]] = {
@@ -222,8 +84,15 @@ _MODELS: dict[type[Payload], type[AnyPayload]] = {
     core.OpenGradient: OpenGradientPayload,
     core.OpenLoss: OpenLossPayload,
     core.ExpireTask: ExpirePayload,
+    judging.Verdict: VerdictPayload,
+    judging.SettleTask: SettlePayload,
+    judging.ReportVotes: ReportVotesPayload,
+    judging.ReportOpenings: ReportOpeningsPayload,
+    judging.Accuse: AccusePayload,
+    judging.Govern: GovernPayload,
 }
 _CORES: dict[type[AnyPayload], type[Payload]] = {model: kind for kind, model in _MODELS.items()}
+_KIND_CORES: dict[type[BaseModel], type] = {model: kind for kind, model in KINDS.items()}
 
 payload_adapter: TypeAdapter[AnyPayload] = TypeAdapter(PayloadModel)
 
@@ -235,7 +104,19 @@ def get_kind(payload: Payload) -> str:
 
 def encode_payload(payload: Payload) -> AnyPayload:
     """The payload's JSON model."""
-    return _MODELS[type(payload)].model_validate(payload)
+    return _MODELS[type(payload)].model_validate(_to_plain(payload))
+
+
+def _to_plain(value: object) -> object:
+    """Dataclasses as dictionaries; those that may stand where others may too say which they are."""
+    if isinstance(value, tuple):
+        return tuple(map(_to_plain, value))
+    if not is_dataclass(value):
+        return value
+    plain = {field.name: _to_plain(getattr(value, field.name)) for field in fields(value)}
+    if type(value) in KINDS:
+        plain["kind"] = KINDS[type(value)].model_fields["kind"].default
+    return plain
 
 
 def decode_payload(model: AnyPayload) -> Payload:
@@ -259,6 +140,8 @@ def _convert(hint: object, value: object) -> object:
     if get_origin(hint) is tuple and isinstance(value, tuple):
         inner = get_args(hint)[0]
         return tuple(_convert(inner, item) for item in value)
+    if get_origin(hint) in (Union, UnionType) and isinstance(value, BaseModel):
+        return build_core(_KIND_CORES[type(value)], value)
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, BaseModel):
         return build_core(hint, value)
     return value

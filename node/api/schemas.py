@@ -4,21 +4,20 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import Field
 
-from node.api.payloads import (
+from node.api.fields import (
     AmountInt,
     BlobRefModel,
+    CheckpointModel,
     Count,
-    CreditModel,
-    DraftModel,
     Hex32,
     Hex64,
     HexBytes,
     Model,
-    PayloadModel,
-    SignablePayload,
     SignedInt,
     TimeMs,
 )
+from node.api.payloads import PayloadModel, SignablePayload
+from node.api.task_payloads import CreditModel, DraftModel
 
 Item = TypeVar("Item")
 Cursor = Annotated[str, Field(description="Opaque; pass it as `cursor` to get the next page")]
@@ -42,11 +41,6 @@ class SyncModel(Model):
     height: Count
     target: Count = Field(description="Greatest height seen at a peer")
     synced: bool
-
-
-class CheckpointModel(Model):
-    height: Count
-    hash: Hex32
 
 
 class StatusModel(Model):

@@ -27,7 +27,8 @@ from consensus.task import (
 )
 from consensus.types import MAX_TIME_MS, Amount, Hash32, Millis
 from node.api.client import SyncClient
-from node.api.payloads import ContributePayload, build_core
+from node.api.payloads import build_core
+from node.api.task_payloads import ContributePayload
 from node.cli.common import (
     ApiOption,
     CliError,

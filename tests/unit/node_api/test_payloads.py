@@ -5,13 +5,29 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from consensus import payload as judging
 from consensus import task as core
-from consensus.types import ZERO_HASH, Address, Amount, Hash32, Millis, Signature
+from consensus.params import Validator
+from consensus.payload import Payload
+from consensus.types import ZERO_HASH, Address, Amount, Hash32, Height, Millis, Signature
+from consensus.vote import Checkpoint, Vote
 from node.api.payloads import decode_payload, encode_payload, get_kind, payload_adapter
 from tests.unit.node_api.fakes import BLOB, CONTRIBUTION, DRAFT
 
 HASH = Hash32(bytes(range(32)))
-PAYLOADS: tuple[core.Payload, ...] = (
+SIGNATURE = Signature(bytes(64))
+CLAIM = core.Claim(HASH, 1, 0, BLOB, Address(HASH), SIGNATURE)
+LOSS = core.OpenLoss(HASH, 1, HASH, HASH, HASH, -3)
+GRADIENT = core.OpenGradient(HASH, 1, HASH, HASH, (CLAIM,), (-1, 2))
+VOTE = Vote(Address(HASH), Checkpoint(Height(1), HASH), Checkpoint(Height(2), ZERO_HASH), SIGNATURE)
+ACTIONS: tuple[judging.Action, ...] = (
+    judging.SetValidators((Validator(Address(HASH), 7),)),
+    judging.SetMiningOrganisations(("lab", "hospital")),
+    judging.SetOrganisation(Address(HASH), ""),
+    judging.Reinstate("lab"),
+    judging.Grant(Address(HASH), Amount(3)),
+)
+PAYLOADS: tuple[Payload, ...] = (
     core.Transfer(Address(HASH), Amount(2**63 - 1)),
     core.DraftTask(DRAFT),
     core.Contribute(
@@ -31,23 +47,34 @@ PAYLOADS: tuple[core.Payload, ...] = (
         Millis(3),
     ),
     core.Available(HASH),
-    core.OpenGradient(
-        HASH, 1, HASH, HASH, (core.Claim(HASH, 1, 0, BLOB, Address(HASH), Signature(bytes(64))),), (-1, 2)
-    ),
-    core.OpenLoss(HASH, 1, HASH, HASH, HASH, -3),
+    GRADIENT,
+    LOSS,
     core.ExpireTask(HASH),
+    judging.Verdict(HASH, ZERO_HASH, False, -(2**40), 3),
+    judging.SettleTask(HASH, ZERO_HASH),
+    judging.ReportVotes(VOTE, VOTE),
+    judging.ReportOpenings(
+        judging.SignedOpening(LOSS, SIGNATURE), judging.SignedOpening(GRADIENT, SIGNATURE)
+    ),
+    judging.Accuse(judging.WrongBundle(CLAIM, ZERO_HASH)),
+    judging.Accuse(judging.WrongLoss(LOSS, SIGNATURE, ZERO_HASH)),
+    *(
+        judging.Govern(judging.Governance(n, action), (judging.Approval(Address(HASH), SIGNATURE),))
+        for n, action in enumerate(ACTIONS)
+    ),
 )
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=get_kind)
-def test_json_round_trip_is_exact(payload: core.Payload) -> None:
+def test_json_round_trip_is_exact(payload: Payload) -> None:
     text = encode_payload(payload).model_dump_json()
     assert json.loads(text)["kind"] == get_kind(payload)
     assert decode_payload(payload_adapter.validate_json(text)) == payload
 
 
 def test_every_kind_has_a_model() -> None:
-    assert {type(payload) for payload in PAYLOADS} == set(core.Payload.__args__)
+    assert {type(payload) for payload in PAYLOADS} == set(Payload.__args__)
+    assert {type(action) for action in ACTIONS} == set(judging.Action.__args__)
 
 
 @pytest.mark.parametrize(
