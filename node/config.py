@@ -26,6 +26,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 PeerAddress = Annotated[str, StringConstraints(pattern=rf"^{_HOST_PORT.pattern}$")]
+CheckpointText = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,15}:[0-9a-f]{64}$")]
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -196,6 +197,14 @@ class NodeConfig(BaseSettings):
     operator: OperatorSettings = OperatorSettings()
     peer: PeerSettings = PeerSettings()
     tls: TlsSettings
+    sync: Literal["full", "snapshot"] = "full"
+    """How a node with an empty ledger comes to the head: by judging every block, or by taking over the state
+    of a block that its peers prove final."""
+    trusted_checkpoint: CheckpointText | None = None
+    """HEIGHT:HASH of a final block, from somebody you trust: needed where nobody here knows a recent one."""
+    stale_trust: Literal["warn", "refuse"] = "warn"
+    """What to do where the last final block here is older than `evidence_ms` and there is no later
+    `trusted_checkpoint`: warn and follow what the peers prove, or refuse."""
     verdict: VerdictSettings = VerdictSettings()
     retention: RetentionSettings = RetentionSettings()
     limits: LimitSettings = LimitSettings()

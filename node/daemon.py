@@ -36,7 +36,7 @@ from node.miner import Miner
 from node.proposer import Proposer
 from node.recomputer import Recomputer
 from node.retention import Pruner
-from node.sync import Synchroniser
+from node.sync.service import SyncService
 from node.tls import TlsFiles
 from node.validator import Availability, Expirer, Settler
 from node.verdicts import Judge
@@ -84,6 +84,7 @@ class Node:
         self._proposer = Proposer(self.core)
         self._handlers = PeerHandlers(self.core, self._recomputer)
         self.network = self._build_network()
+        self.sync = SyncService(self.core, self.network, self._recomputer, config)
 
     def _build_network(self) -> PeerNetwork:
         config = self.config
@@ -139,12 +140,15 @@ class Node:
                 self._start_services(services)
 
     def _start_services(self, group: asyncio.TaskGroup) -> None:
-        config, core = self.config, self.core
-        synchroniser = Synchroniser(self.network, self._handlers, self.clock)
-        core.on_sync_wanted(synchroniser.poke)
-        group.create_task(synchroniser.run(), name="sync")
-        group.create_task(core.wait_failed(), name="failure")
+        group.create_task(self.core.wait_failed(), name="failure")
         group.create_task(self.network.wait_failed(), name="network")
+        group.create_task(self._follow(group), name="start")
+
+    async def _follow(self, group: asyncio.TaskGroup) -> None:
+        """Everything that follows the chain, once there is one to follow."""
+        await self.sync.prepare()
+        config, core = self.config, self.core
+        group.create_task(self.sync.run(), name="sync")
         group.create_task(self._recomputer.run(), name="recomputer")
         group.create_task(self._proposer.run(), name="proposer")
         group.create_task(Pruner(core, config.retention).run(), name="pruner")
