@@ -18,6 +18,7 @@ STEPS = 8
 BATCHES = 3
 BATCH_FEE = Amount(3)
 REWARD = Amount(1_000)
+BOND = Amount(500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Material:
             loss_schedule=tuple(range(STEPS)),
             ladder=(Milestone(round(target * UNIT), REWARD),),
             batch_fee=BATCH_FEE,
-            bond=Amount(500),
+            bond=BOND,
             deadline=deadline,
         )
 

@@ -1,5 +1,6 @@
 """A hostile miner of a listed organisation against a custody and an honest miner, over the real network:
-its claims are refused, nothing of it is opened, and the honest miner's later claims are credited."""
+its claims are refused, nothing of it is opened, the honest miner's later claims are credited, and its
+organisation is suspended once every validator has computed the same."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from consensus.task import BlobRef, OpenGradient
 from node.claims import compute_claim_id
 from node.gossip.limits import Fault
 from node.miner import Miner
-from tests.integration.material import BATCHES, PRESET, REWARD, SPEC, Material
+from tests.integration.material import BATCHES, BOND, PRESET, REWARD, SPEC, Material
 from tests.integration.rig import MAX_BALANCE, Mallory, Rig, wait_until
 from workloads.base import GradientJob, KeyFile
 from workloads.fusion import WORKLOAD
@@ -137,6 +138,11 @@ async def test_wrong_bundles_earn_nothing_and_the_honest_miner_is_credited(
     finally:
         miner.cancel()
         await asyncio.gather(miner, return_exceptions=True)
+    organisation = rig.get_state().get_account(mallory.key.address).organisation
+    await wait_until(
+        lambda: all(organisation in rig.get_state(name).get_suspended() for name in rig.nodes),
+        "Mallory's organisation is suspended",
+    )
     await rig.wait_agreement()
     openings = [o for o in custody.get_openings(rig.task) if isinstance(o, OpenGradient)]
     assert {claim.miner for opening in openings for claim in opening.claims} == {hospital.address}
@@ -145,6 +151,10 @@ async def test_wrong_bundles_earn_nothing_and_the_honest_miner_is_credited(
     assert state.get_account(mallory.key.address).balance == MAX_BALANCE
     fees = 3 * BATCHES * len(openings)
     assert state.get_account(hospital.address).balance == MAX_BALANCE + REWARD + fees
-    assert state.get_account(custody.address).balance == MAX_BALANCE - REWARD - fees
+    assert not state.may_account_mine(mallory.key.address)
+    assert state.may_account_mine(hospital.address)
+    # The bond is locked as long as there may be evidence.
+    assert state.get_account(custody.address).balance == MAX_BALANCE - REWARD - fees - BOND
+    assert [(lock.task, lock.amount) for lock in state.get_locks()] == [(rig.task, BOND)]
     # Nothing of what was refused is kept on the custody's disk.
     assert custody.blobs.get_path(wrong.root) is None
