@@ -16,6 +16,7 @@ from consensus.vote import Checkpoint
 from node.chain import Chain, HeadChange
 from node.clock import Clock
 from node.events import EventBus, EventKind
+from node.evidence import Conflict
 
 
 class EventAnnouncer:
@@ -62,6 +63,14 @@ class EventAnnouncer:
     def on_finalized(self, final: Checkpoint) -> None:
         data: dict[str, JsonValue] = {"hash": final.hash.hex(), "height": final.height}
         self._publish(EventKind.FINALIZED, self._clock.now_ms(), data)
+
+    def on_conflict(self, conflict: Conflict) -> None:
+        data: dict[str, JsonValue] = {
+            "height": conflict.justified.height,
+            "justified": conflict.justified.hash.hex(),
+            "other": conflict.other.hash.hex(),
+        }
+        self._publish(EventKind.CONFLICT, self._clock.now_ms(), data)
 
     def _publish(self, kind: EventKind, now: Millis, data: dict[str, JsonValue]) -> None:
         self._bus.publish(kind, now, data)

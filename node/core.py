@@ -26,6 +26,7 @@ from consensus.transition import apply_checked_transaction, check_transaction
 from consensus.types import Address, Hash32
 from consensus.vote import Checkpoint, Vote, verify_vote
 from node.blobs import BlobStore
+from node.caution import VotingState, VotingStatus
 from node.chain import Chain, HeadChange, Imported
 from node.claims import ClaimPool, compute_claim_id
 from node.clock import Clock
@@ -47,6 +48,7 @@ from node.tasks import (
     load_definition,
 )
 from node.votes import VotePool, compute_vote_id
+from node.witness import VoteMemory
 from node.work import WorkService
 
 logger = logging.getLogger(__name__)
@@ -93,6 +95,9 @@ class Core:
         self.claims = ClaimPool()
         self.presence = PresenceTable()
         self.votes = VotePool()
+        self.vote_memory = VoteMemory(chain.ledger)
+        self.voting = VotingStatus(VotingState.NONE)
+        """Whether this node votes, as its voter says."""
         self.pulse = Pulse()
         self._announcer: Announcer | None = None
         self._fetcher: BlobFetcher | None = None
@@ -365,21 +370,25 @@ class Core:
     def take_vote(self, data: bytes) -> Outcome:
         chain = self.chain
         judgement = judge_vote(data, chain.head_state, chain.head.height, chain.chain_id)
-        if judgement.vote is not None:
-            self._tell_vote(judgement.vote)
-        if judgement.outcome is not Outcome.ACCEPT or judgement.vote is None:
+        if judgement.vote is None:
+            return judgement.outcome
+        if judgement.outcome is not Outcome.ACCEPT:
+            self.note_vote(judgement.vote)
             return judgement.outcome
         return Outcome.ACCEPT if self.add_vote(judgement.vote) else Outcome.IGNORE
 
     def add_vote(self, vote: Vote) -> bool:
         """Keep and announce a checked vote; True if it is news."""
+        self.note_vote(vote)
         if not self.votes.add(vote):
             return False
         self.announce(Kind.VOTE, compute_vote_id(vote), encode(vote))
         self.pulse.beat()
         return True
 
-    def _tell_vote(self, vote: Vote) -> None:
+    def note_vote(self, vote: Vote) -> None:
+        """A vote was seen that its validator signed, whether or not it can still count."""
+        self.vote_memory.add(vote)
         for listener in self._vote_listeners:
             listener(vote)
 
@@ -387,7 +396,7 @@ class Core:
         """Votes in blocks are votes: their blocks may be undone, and others may want them again."""
         votes = block.body.votes if is_valid else self._check_votes(block.body.votes)
         for vote in votes:
-            self._tell_vote(vote)
+            self.note_vote(vote)
             self.votes.add(vote)
 
     def _check_votes(self, votes: Sequence[Vote]) -> list[Vote]:
@@ -439,6 +448,8 @@ class Core:
         for block in change.disconnected:
             for transaction in block.body.transactions:
                 self.mempool.add(transaction)
+            for vote in block.body.votes:
+                self.votes.add(vote)
         for block in change.connected:
             self.mempool.remove(map(compute_transaction_id, block.body.transactions))
         self._drop_dead()

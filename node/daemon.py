@@ -21,6 +21,7 @@ from node.config import NodeConfig, Role
 from node.core import Core
 from node.equivocation import OpeningWitness
 from node.events import EventBus
+from node.evidence import VoteWatch
 from node.fetch import BlobFetcher
 from node.genesis import load_genesis
 from node.gossip.bookfile import FilePeerStore
@@ -41,7 +42,7 @@ from node.tls import TlsFiles
 from node.validator import Availability, Expirer, Settler
 from node.verdicts import Judge
 from node.view import CoreOperator, CoreView
-from node.voter import Voter
+from node.voter import Voter, WitnessDesk
 from node.work import VerdictBook, WorkService
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class Node:
         self._recomputer = Recomputer(self.core)
         OpeningWitness(self.core)
         self._announcer = EventAnnouncer(chain, self.core.events, self.clock)
+        self._watch = VoteWatch(self.core)
+        self._watch.on_conflict(self._announcer.on_conflict)
         self._proposer = Proposer(self.core)
         self._handlers = PeerHandlers(self.core, self._recomputer)
         self.network = self._build_network()
@@ -120,6 +123,8 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.callback(self._store.close)
             stack.callback(self.core.work.close)
+            stack.callback(self.core.vote_memory.flush)
+            self.network.serve_witness(WitnessDesk(self.core))
             await self.network.start()
             stack.push_async_callback(self.network.stop)
             fetcher = BlobFetcher(self.core.blobs, self.network.get_blob_sources, self.clock)
@@ -151,9 +156,10 @@ class Node:
         group.create_task(self.sync.run(), name="sync")
         group.create_task(self._recomputer.run(), name="recomputer")
         group.create_task(self._proposer.run(), name="proposer")
+        group.create_task(self._watch.run(), name="vote watch")
         group.create_task(Pruner(core, config.retention).run(), name="pruner")
         if Role.VALIDATOR in config.roles:
-            group.create_task(Voter(core).run(), name="voter")
+            group.create_task(Voter(core, self.network).run(), name="voter")
             group.create_task(Availability(core).run(), name="availability")
             group.create_task(Expirer(core).run(), name="expirer")
             group.create_task(Settler(core).run(), name="settler")

@@ -23,6 +23,8 @@ class EventKind(StrEnum):
     MILESTONE = "milestone"
     VERDICT = "verdict"
     FINALIZED = "finalized"
+    CONFLICT = "conflict"
+    """Two blocks of one height have votes of two thirds of stake each: a third or more broke the rules."""
     REORG = "reorg"
     TASK = "task"
 

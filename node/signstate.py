@@ -40,9 +40,9 @@ class SignStateStore:
             raise LedgerDamaged(f"the sign-state is damaged: {error}") from error
 
     @property
-    def is_doubtful(self) -> bool:
-        """True if a rebuilt ledger can't know what was signed before, or nothing was ever recorded."""
-        return self._record is None or self._ledger.get_record(SIGN_STATE_UNKNOWN) is not None
+    def is_unknown(self) -> bool:
+        """True while a rebuilt ledger says that what was recorded may be lost."""
+        return self._ledger.get_record(SIGN_STATE_UNKNOWN) is not None
 
     @property
     def is_missing(self) -> bool:
@@ -69,17 +69,13 @@ class SignStateStore:
             )
         self._put(SignRecord(signed.after(vote), vote))
 
-    def raise_to(self, vote: Vote) -> None:
-        """Count in a vote of this key that was signed elsewhere, or before this ledger's time."""
-        signed = self.signed.after(vote)
-        if self._record is None or signed != self.signed:
+    def settle(self, known: SignState) -> None:
+        """It is safe to go on above what is recorded and above `known`: note so, for the next start."""
+        signed = self.signed
+        signed = SignState(max(signed.source, known.source), max(signed.target, known.target))
+        if self._record is None or signed != self._record.signed:
             self._put(SignRecord(signed, self.last))
-
-    def settle_doubt(self) -> None:
-        """It is safe to go on from here: note so, for the next start."""
-        if self._record is None:
-            self._put(SignRecord(NOTHING_SIGNED, None))
-        if self._ledger.get_record(SIGN_STATE_UNKNOWN) is not None:
+        if self.is_unknown:
             self._ledger.delete_record(SIGN_STATE_UNKNOWN)
 
     def _put(self, record: SignRecord) -> None:

@@ -1,0 +1,189 @@
+"""Watches every vote that is seen anywhere: two that no honest validator signs both are reported, and a
+quorum for another block than the justified one is an alarm.
+
+Bounded: of each validator the latest votes are compared, and those that reach furthest whatever their age.
+What is reported is sent again until it is on the chain or can't count any more.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consensus.errors import Reason
+from consensus.evidence import get_stake_at_risk
+from consensus.finality import is_quorum
+from consensus.payload import ReportVotes
+from consensus.types import Address, Hash32, Height
+from consensus.vote import Checkpoint, Vote, is_slashable
+from node.core import Core
+
+logger = logging.getLogger(__name__)
+
+MAX_VOTES = 65_536
+MAX_PER_VALIDATOR = 256
+MIN_PER_VALIDATOR = 8
+MAX_TALLIES = 4_096
+POLL_S = 1.0
+FLUSH_S = 1.0
+"""Between two writes of what was seen: votes come in bursts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Validators with two thirds of stake voted for another block than the justified one of its height: at
+    least a third of stake broke the rules."""
+
+    justified: Checkpoint
+    other: Checkpoint
+
+
+class VoteHistory:
+    """Votes of each validator, to compare new ones with."""
+
+    def __init__(self, max_votes: int = MAX_VOTES, max_per_validator: int = MAX_PER_VALIDATOR) -> None:
+        self._max_votes = max_votes
+        self._max_per_validator = max_per_validator
+        self._votes: OrderedDict[Address, list[Vote]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, vote: Vote) -> Vote | None:
+        """Keep a checked vote; one that it convicts its validator with, if there is any."""
+        votes = self._votes.setdefault(vote.validator, [])
+        if vote in votes:
+            return None
+        partner = next((known for known in votes if is_slashable(known, vote)), None)
+        votes.append(vote)
+        self._count += 1
+        share = max(MIN_PER_VALIDATOR, self._max_votes // len(self._votes))
+        while len(votes) > min(self._max_per_validator, share):
+            self._drop_oldest(votes)
+        self._votes.move_to_end(vote.validator)
+        while self._count > self._max_votes:
+            self.forget(next(iter(self._votes)))
+        return partner
+
+    def _drop_oldest(self, votes: list[Vote]) -> None:
+        """Of the lowest target; the one that reaches furthest back from the highest target and the one of
+        the highest source stay, since a later vote may surround the one or be surrounded by the other."""
+        latest = max(votes, key=lambda vote: vote.source.height)
+        furthest = max(votes, key=lambda vote: vote.target.height)
+        others = [vote for vote in votes if vote is not latest and vote is not furthest]
+        votes.remove(min(others, key=lambda vote: vote.target.height))
+        self._count -= 1
+
+    def forget(self, validator: Address) -> None:
+        self._count -= len(self._votes.pop(validator, ()))
+
+
+class _Tallies:
+    """Who voted for which checkpoint."""
+
+    def __init__(self) -> None:
+        self._voters: OrderedDict[Checkpoint, set[Address]] = OrderedDict()
+
+    def add(self, vote: Vote) -> set[Address]:
+        voters = self._voters.setdefault(vote.target, set())
+        voters.add(vote.validator)
+        while len(self._voters) > MAX_TALLIES:
+            self._voters.popitem(last=False)
+        return voters
+
+
+class VoteWatch:
+    """Reports what it finds; of this node's own key it leaves that to others."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._history = VoteHistory()
+        self._tallies = _Tallies()
+        self._reports: dict[Address, ReportVotes] = {}
+        self._flushed = core.clock.monotonic()
+        self._justified: OrderedDict[Height, Hash32] = OrderedDict()
+        self._conflicts: set[Checkpoint] = set()
+        self._listeners: list[Callable[[Conflict], None]] = []
+        core.on_vote(self._on_vote)
+        core.chain.on_head_change(lambda change: self._note_justified())
+        self._note_justified()
+
+    def on_conflict(self, listener: Callable[[Conflict], None]) -> None:
+        """Call `listener` with every conflict, once."""
+        self._listeners.append(listener)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        core, seen = self._core, -1
+        while True:
+            self.report()
+            now = core.clock.monotonic()
+            if now >= self._flushed + FLUSH_S:
+                self._flushed = now
+                core.vote_memory.flush()
+            seen = await core.pulse.wait(seen, POLL_S)
+
+    def report(self) -> None:
+        """Send what was found and is not on the chain."""
+        for validator in list(self._reports):
+            self._report(validator)
+
+    def _on_vote(self, vote: Vote) -> None:
+        partner = self._history.add(vote)
+        if partner is not None and vote.validator != self._core.address:
+            self._reports.setdefault(vote.validator, ReportVotes(partner, vote))
+            self._core.pulse.beat()
+        self._check_conflict(vote)
+
+    def _report(self, validator: Address) -> None:
+        core = self._core
+        if not get_stake_at_risk(core.chain.head_state, validator):
+            return  # it may be again, on another branch
+        if any(_accuses(pooled.transaction.payload, validator) for pooled in core.mempool.get_all()):
+            return
+        report = self._reports[validator]
+        admission = core.admit(core.sign(report))
+        if admission.accepted:
+            logger.error(
+                "validator %s signed two votes that contradict each other, for heights %d and %d: reported",
+                validator.hex()[:12],
+                report.first.target.height,
+                report.second.target.height,
+            )
+        elif admission.reason in (Reason.EVIDENCE_HARMLESS, Reason.EVIDENCE_SIGNATURE):
+            del self._reports[validator]
+
+    # --- conflicts ----------------------------------------------------------------------------
+
+    def _note_justified(self) -> None:
+        justified = self._core.chain.justified
+        self._justified[justified.height] = justified.hash
+        while len(self._justified) > MAX_TALLIES:
+            self._justified.popitem(last=False)
+
+    def _check_conflict(self, vote: Vote) -> None:
+        target = vote.target
+        voters = self._tallies.add(vote)
+        justified = self._justified.get(target.height)
+        if justified is None or justified == target.hash or target in self._conflicts:
+            return
+        state = self._core.chain.head_state
+        stakes = {member.address: member.stake for member in state.get_validators()}
+        if not is_quorum(sum(stakes.get(voter, 0) for voter in voters), state.get_total_stake()):
+            return
+        self._conflicts.add(target)
+        conflict = Conflict(Checkpoint(target.height, justified), target)
+        logger.critical(
+            "two blocks of height %d, %s and %s, each have votes of two thirds of stake: a third or more of "
+            "it broke the rules; who did is reported as their votes come in",
+            target.height,
+            justified.hex()[:12],
+            target.hash.hex()[:12],
+        )
+        for listener in self._listeners:
+            listener(conflict)
+
+
+def _accuses(payload: object, validator: Address) -> bool:
+    return isinstance(payload, ReportVotes) and payload.first.validator == validator
