@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL ?= -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench results compose-test lock clean
+.PHONY: help setup demo test test-slow lint format bench results compose-test reliability reliability-containers lock clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,12 @@ results: setup  ## The demo on real image pairs (BMIF_DATA=folder that holds fus
 
 compose-test: setup  ## The testnet as containers; makes a Docker engine of its own if none runs (root, Debian)
 	bash tests/testnet/compose.sh
+
+reliability: setup  ## Nets of real nodes under faults, as processes and containers; renews docs/RELIABILITY.md
+	$(BIN)/python -m benchmarks.reliability $(ARGS)
+
+reliability-containers: setup  ## The same faults with containers alone; the page is left as it is
+	bash tests/testnet/compose.sh reliability $(ARGS)
 
 # One command line for every lock: hashes, no index, no local path. torch and Pyfhel are left out (scripts/setup.py).
 COMPILE = PIP_CONFIG_FILE=/dev/null ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header \

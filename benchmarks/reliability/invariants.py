@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.reliability.backend import Backend, BackendError, poll
 from benchmarks.reliability.load import Load
+from benchmarks.reliability.training import BOND, ENDED
 from benchmarks.reliability.watch import Watcher
 from node.api.schemas import BlockModel, TaskModel
 
@@ -33,14 +34,17 @@ async def wait_quiet(watcher: Watcher, names: Sequence[str]) -> int:
         views = [await watcher.look(name) for name in names]
         stood = [view for view in views if view is not None and view.mempool == 0]
         height = max((view.head.height for view in stood), default=0)
-        return len(stood) == len(names) and len({(v.head.hash, v.final_height) for v in stood}) == 1
+        return len(stood) == len(names) and len({(v.head.hash, v.finalized.height) for v in stood}) == 1
 
     await poll(is_quiet, "all nodes rest at one head", QUIET_S, POLL_S)
     return height
 
 
 async def count_money(load: Load, name: str, addresses: Sequence[str]) -> dict[str, int]:
-    """Balances of these accounts and what tasks hold, all read at one head."""
+    """Balances of these accounts, what tasks hold, and the locked bonds of ended ones, all read at one head.
+
+    A manifest's evidence is admissible for longer than it runs, so no bond has been unlocked yet.
+    """
     client = load.get_client(name)
     while True:
         accounts = [await client.get_account(address) for address in addresses]
@@ -48,7 +52,10 @@ async def count_money(load: Load, name: str, addresses: Sequence[str]) -> dict[s
         tasks = [await client.get_task(task.id) for task in listed]
         head = (await client.get_status()).head.hash
         if {account.block for account in accounts} == {head}:
-            held = {"tasks": sum(task.escrow + task.bond for task in tasks)}
+            held = {
+                "tasks": sum(task.escrow + task.bond for task in tasks),
+                "locks": sum(BOND for task in tasks if task.status in ENDED),
+            }
             return {account.address: account.balance for account in accounts} | held
         await asyncio.sleep(POLL_S)
 
@@ -131,13 +138,14 @@ def check_pay(
     tasks: Sequence[TaskModel], before: dict[str, int], after: dict[str, int], custody: str, bank: set[str]
 ) -> Finding:
     """What the custody lost is exactly what miners got: rewards once, and a fee for each credited batch."""
-    earned = {a: after[a] - before.get(a, 0) for a in after if a not in bank and a != "tasks"}
+    parts = ("tasks", "locks")
+    earned = {a: after[a] - before.get(a, 0) for a in after if a not in bank and a not in parts}
     owed = sum(
         sum(rung.reward for rung in task.ladder if rung.state == "taken")
         + task.batch_fee * sum(credit.batches for credit in task.credits)
         for task in tasks
     )
-    held = after["tasks"]
+    held = sum(after[part] for part in parts)
     problems = []
     if -earned[custody] != owed + held:
         problems.append(f"the custody paid {-earned[custody]}, owed {owed}, and {held} is still held")
@@ -162,7 +170,7 @@ async def check_net(
     stood = [view for view in views if view is not None]
     if len(stood) != len(names):
         raise BackendError("a node fell silent after the net came to rest")
-    final_height = min(view.final_height for view in stood)
+    final_height = min(view.finalized.height for view in stood)
     roots = {
         name: (await load.get_client(name).get_block(str(final_height))).header.state_root for name in names
     }

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -167,9 +168,10 @@ class Perturber:
         if own is not None and hit:
             said += f" ({', '.join(hit)}: +{own})" if own != rise else ""
         if step.lag_blocks is not None:
-            lags = [s.lag for s in self.watcher.get_heights(held_from, until, others)]
-            said += f"; at most {max(lags)} blocks behind the head in {len(lags)} looks"
-            if max(lags) > step.lag_blocks:
+            lags = Counter(s.lag for s in self.watcher.get_heights(held_from, until, others))
+            looks = ", ".join(f"{lag} in {count} looks" for lag, count in sorted(lags.items()))
+            said += f"; blocks from the final one to the head: {looks}"
+            if max(lags, default=0) > step.lag_blocks:
                 problems.append(f"finality was {max(lags)} blocks behind, not {step.lag_blocks}")
         return said
 

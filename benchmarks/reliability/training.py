@@ -10,6 +10,7 @@ from node.api.schemas import TaskSummaryModel
 
 CUSTODY, HOSPITAL = "node1", "node2"
 BATCHES = 2
+BOND = 1_000
 POLL_S = 0.5
 ENDED = ("complete", "expired", "closed")
 
@@ -35,7 +36,7 @@ async def publish(backend: Backend, plan: TaskPlan) -> str:
     return await _ask(
         backend, CUSTODY, "task", "task", "publish", draft, "--contribution", contribution, *rungs,
         "--batches-per-step", str(BATCHES), "--learning-rate", str(plan.learning_rate),
-        "--loss-every", str(plan.loss_every), "--batch-fee", str(plan.batch_fee), "--bond", "1000",
+        "--loss-every", str(plan.loss_every), "--batch-fee", str(plan.batch_fee), "--bond", str(BOND),
         "--deadline-hours", f"{plan.deadline_s / 3600:.6f}",
     )  # fmt: skip
 

@@ -40,11 +40,7 @@ class StatusView(BaseModel):
     mempool: int
     peers: int
     head: HeadView
-    finalized: CheckpointView | None = None
-
-    @property
-    def final_height(self) -> int:
-        return self.head.height if self.finalized is None else self.finalized.height
+    finalized: CheckpointView
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +105,6 @@ class Watcher:
 
     def _remember(self, name: str, view: StatusView) -> None:
         final = view.finalized
-        if final is None:
-            self.history.append(Sighting(time.monotonic(), name, view.head.height, view.head.height))
-            return
         known = self.finalized.setdefault(final.height, final.hash)
         if known != final.hash:
             self.violations.append(

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # The testnet as containers: builds the image, starts docker-compose.yml, checks by REST that all nodes agree, mines
-# a task if tests/testnet/compose_mine.sh is there, and takes everything down again.
+# a task if tests/testnet/compose_mine.sh is there, parts, kills and heals nodes, and takes everything down again.
+#
+#   compose.sh                        the test described above
+#   compose.sh reliability [OPTION]   instead: the manifests of benchmarks/reliability, each on containers of its own
 #
 # With a Docker engine at hand it is a plain `docker compose build` and `up`. Without one (root on Debian or Ubuntu)
 # it installs the engine's package, runs one of its own on a private socket, makes the base image with debootstrap,
@@ -8,7 +11,11 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
-LIMIT_S=${BMIF_COMPOSE_LIMIT_S:-900}
+case ${1:-test} in
+    test) LIMIT_S=${BMIF_COMPOSE_LIMIT_S:-900} ;;
+    reliability) LIMIT_S=${BMIF_COMPOSE_LIMIT_S:-7200} ;;
+    *) echo "usage: $0 [test | reliability [OPTION ...]]" >&2; exit 2 ;;
+esac
 if [ -z "${BMIF_COMPOSE_INNER:-}" ]; then
     status=0
     BMIF_COMPOSE_INNER=1 timeout --signal=TERM --kill-after=90 "$LIMIT_S" bash "$0" "$@" || status=$?
@@ -135,12 +142,19 @@ docker run --rm bmif:local --help >/dev/null
 [ "$(docker run --rm --entrypoint id bmif:local -u)" != 0 ] || { echo "compose: the image runs as root" >&2; exit 1; }
 say "image built: $(docker image inspect --format '{{.Size}}' bmif:local | awk '{printf "%d MB", $1 / 1e6}')"
 
+export COMPOSE=${compose[*]}
+if [ "${1:-test}" = reliability ]; then
+    shift
+    "$python" -m benchmarks.reliability --backend containers "$@"
+    exit
+fi
+
 "${compose[@]}" up -d >"$work/up.log" 2>&1 || { cat "$work/up.log" >&2; exit 1; }
 "$python" tests/testnet/compose_check.py --deadline 120
 say "testnet up, all nodes agree"
 
 if [ -e tests/testnet/compose_mine.sh ]; then
-    COMPOSE="${compose[*]}" bash tests/testnet/compose_mine.sh
+    bash tests/testnet/compose_mine.sh
     "$python" tests/testnet/compose_check.py --deadline 60 --min-height 2
     say "task mined, all nodes agree"
 fi
@@ -150,3 +164,7 @@ for node in node1 node2 node3 node4; do
     [ "$health" = "healthy 0" ] || { echo "compose: $node is $health (state, restarts)" >&2; exit 1; }
 done
 say "all containers healthy, none restarted"
+
+"$python" -m benchmarks.reliability --backend containers --quick --attach
+"$python" tests/testnet/compose_check.py --deadline 60 --min-height 2
+say "parted, killed and healed, all nodes agree"
