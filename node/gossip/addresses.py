@@ -8,6 +8,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from node.gossip.messages import MAX_ADDRESS_LENGTH
 
@@ -118,6 +119,7 @@ def is_loopback(address: str) -> bool:
     return host == "localhost" if parsed is None else parsed.is_loopback
 
 
+@lru_cache(maxsize=4_096)  # asked for every address of a book at every choice
 def compute_group(address: str) -> str:
     """What shares an owner or a cable as far as an address tells; an attacker has many of a few groups.
 

@@ -160,24 +160,38 @@ class AddressBook:
     # --- choices ------------------------------------------------------------------------------
 
     def select(
-        self, rng: random.Random, now: Millis, is_wanted: Callable[[Entry], bool], *, tried_share: float = 0.5
-    ) -> Entry | None:
-        """An address to dial, from the tried table with that probability, else from the new one.
+        self,
+        rng: random.Random,
+        now: Millis,
+        is_wanted: Callable[[Entry], bool],
+        *,
+        tried_share: float = 0.5,
+        count: int = 1,
+    ) -> list[Entry]:
+        """So many addresses to dial, with repetition, each from the tried table with that probability, else
+        from the new one; from the other one where there is nothing wanted.
 
         A bucket is drawn first and then an address in it, so that full buckets weigh no more than others.
         """
-        tables = [self._tried, self._new]
-        if rng.random() >= tried_share:
-            tables.reverse()
-        for table in tables:
-            buckets: dict[int, list[Entry]] = {}
-            for (bucket, _), address in table.items():
-                entry = self._entries[address]
-                if self._may_dial(entry, now) and is_wanted(entry):
-                    buckets.setdefault(bucket, []).append(entry)
+        tried, new = (self._find(table, now, is_wanted) for table in (self._tried, self._new))
+        drawn = []
+        for _ in range(count):
+            first, second = (tried, new) if rng.random() < tried_share else (new, tried)
+            buckets = first or second
             if buckets:
-                return rng.choice(buckets[rng.choice(sorted(buckets))])
-        return None
+                drawn.append(rng.choice(rng.choice(buckets)))
+        return drawn
+
+    def _find(
+        self, table: dict[tuple[int, int], str], now: Millis, is_wanted: Callable[[Entry], bool]
+    ) -> list[list[Entry]]:
+        """What is wanted of a table, by bucket."""
+        buckets: dict[int, list[Entry]] = {}
+        for (bucket, _), address in table.items():
+            entry = self._entries[address]
+            if self._may_dial(entry, now) and is_wanted(entry):
+                buckets.setdefault(bucket, []).append(entry)
+        return [buckets[bucket] for bucket in sorted(buckets)]
 
     def select_new(self, rng: random.Random, now: Millis, is_wanted: Callable[[Entry], bool]) -> Entry | None:
         """An address to test: a tried one whose place is wanted, else a new one."""
@@ -185,7 +199,8 @@ class AddressBook:
             entry = self._entries[address]
             if self._may_dial(entry, now) and is_wanted(entry):
                 return entry
-        return self.select(rng, now, lambda e: not e.is_tried and is_wanted(e), tried_share=0.0)
+        found = self.select(rng, now, lambda e: not e.is_tried and is_wanted(e), tried_share=0.0)
+        return found[0] if found else None
 
     def sample(self, rng: random.Random, now: Millis, most: int) -> tuple[str, ...]:
         """Addresses to tell another node: such as answered us not long ago, at most a quarter of them once

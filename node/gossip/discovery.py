@@ -231,7 +231,8 @@ class Discovery:
                 self._dial(seed, LinkKind.SEED)
 
     def _choose_seed(self, links: Sequence[LinkView]) -> str | None:
-        now, taken = self._clock.monotonic(), {link.address for link in links}
+        now = self._clock.monotonic()
+        taken = {link.address for link in links if link.kind is not LinkKind.INBOUND}
         for seed in self._config.seeds:
             if (
                 seed not in taken
@@ -279,7 +280,8 @@ class Discovery:
             return
 
     def _dial(self, address: str, kind: LinkKind) -> None:
-        self.book.on_attempt(address, self._now_ms())
+        if not any(link.address == address and link.is_up for link in self._owner.get_views()):
+            self.book.on_attempt(address, self._now_ms())
         self._owner.open_link(address, kind)
 
     def _may_dial(self, entry: Entry) -> bool:

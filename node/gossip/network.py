@@ -44,7 +44,7 @@ from node.gossip.messages import (
 from node.gossip.objects import ObjectIntake
 from node.gossip.peers import Action, Ban, Flush, Gossip, Pull
 from node.gossip.queue import Deliver
-from node.gossip.selection import LinkKind, LinkView
+from node.gossip.selection import OWN_CHOICE, LinkKind, LinkView, is_organisation_full
 from node.gossip.server import ChainServer, Handlers, PeerServer, WitnessServer
 from node.gossip.sources import PeerBlobSource
 from node.gossip.transport import Transport, TransportError
@@ -299,10 +299,14 @@ class Network:
     # --- links (LinkOwner, DiscoveryOwner) ----------------------------------------------------
 
     def open_link(self, address: str, kind: LinkKind, learned_from: str | None = None) -> None:
-        """Begin to dial an address; nothing happens where it is linked, or all slots are taken."""
+        """Begin to dial an address; nothing happens where all slots are taken. A link that the peer asked for
+        becomes one of this node's choice, if that is `kind`."""
         is_counted = kind not in (LinkKind.CONFIGURED, LinkKind.FEELER)
         is_free = not is_counted or len(self._links) < self._limits.slots.links
-        if self._group is None or address in self._links or not is_free:
+        present = self._links.get(address)
+        if present is not None and present.kind is LinkKind.INBOUND and kind in OWN_CHOICE:
+            self._promote(present, kind)
+        if self._group is None or present is not None or not is_free:
             return
         link = Link(
             address,
@@ -316,6 +320,13 @@ class Network:
         )
         self._links[address] = link
         link.task = self._group.create_task(self._keep_link(link), name=f"link {address}")
+
+    def _promote(self, link: Link, kind: LinkKind) -> None:
+        """Make an inbound link one of this node's choice."""
+        slots = self._limits.slots
+        if link.is_up and not is_organisation_full(link.build_view(0), self.get_views(), slots):
+            link.kind = kind
+            self._gossip.on_chosen(link.node_id)
 
     def close_link(self, address: str, reason: str) -> None:
         """End a link for good."""

@@ -179,6 +179,12 @@ class Gossip:
         flush: list[Action] = [Flush(node_id)] if peer.outbox else []
         return flush + self.on_heartbeat(node_id, now)
 
+    def on_chosen(self, node_id: str) -> None:
+        """This node made a link that it did not decide on its own."""
+        peer = self._peers.get(node_id)
+        if peer is not None:
+            peer.is_chosen = peer.is_linked
+
     def on_heartbeat(self, node_id: str, now: float) -> list[Action]:
         """A linked peer answers: ask it again for what could not be had of it."""
         peer = self._get_peer(node_id, now)

@@ -94,7 +94,8 @@ def choose_dial(
     now: Millis,
     may_dial: Callable[[Entry], bool],
 ) -> Entry | None:
-    """The address to link next, if a reserved slot is free."""
+    """The address to link next, if a reserved slot is free. It may be linked already as an inbound one: what
+    the book draws is as good as ever, and that link is this node's choice from then on."""
     if count_chosen(links) >= limits.chosen:
         return None
     return _choose(book, links, limits, rng, now, may_dial)
@@ -108,8 +109,9 @@ def _choose(
     now: Millis,
     may_dial: Callable[[Entry], bool],
 ) -> Entry | None:
-    taken = {link.address for link in links}
-    nodes = {link.node_id for link in links if link.node_id}
+    kept = [link for link in links if link.kind is not LinkKind.INBOUND]
+    taken = {link.address for link in kept}
+    nodes = {link.node_id for link in kept if link.node_id}
     groups = Counter(compute_group(link.address) for link in links if link.kind in OWN_CHOICE)
     organisations = _count_organisations(links)
 
@@ -122,7 +124,7 @@ def _choose(
             and may_dial(entry)
         )
 
-    drawn = [entry for _ in range(CANDIDATES) if (entry := book.select(rng, now, is_wanted)) is not None]
+    drawn = book.select(rng, now, is_wanted, count=CANDIDATES)
     # A new address's organisation is not known: it counts as one that is linked once.
     return min(drawn, key=lambda e: organisations[e.organisation] if e.organisation else 1, default=None)
 

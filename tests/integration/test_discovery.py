@@ -317,6 +317,14 @@ async def test_greeters_fill_their_own_slots_only(town: Town, stack: AsyncExitSt
     assert early.identity.node_id != late.identity.node_id
 
 
+async def test_a_peer_that_dialled_us_may_become_one_of_our_choice(town: Town, stack: AsyncExitStack) -> None:
+    me = await stack.enter_async_context(town.run("me", "org-me"))
+    await stack.enter_async_context(town.run("early", "org-e", peers=(me.address,), discovers=False))
+    await town.wait(lambda: get_linked(me, LinkKind.CHOSEN) == ["early"], "the book has drawn it")
+    assert me.is_chosen("early")
+    assert me._gossip._peers["early"].is_chosen
+
+
 async def test_links_without_use_are_tested_by_feelers(town: Town, stack: AsyncExitStack) -> None:
     slots = SlotLimits(links=8, chosen=1)
     first = await stack.enter_async_context(town.run("h0", "org0"))

@@ -55,8 +55,10 @@ def draw_dials(book: AddressBook, links: list[LinkView], limits: SlotLimits = LI
 
 def test_nobody_is_chosen_twice_by_address_or_by_node() -> None:
     book = build_book(a="x", b="y", c="z")
-    links = [build_link("a", "x"), LinkView("elsewhere:1", LinkKind.INBOUND, "b", "y", True)]
+    links = [build_link("a", "x"), LinkView("elsewhere:1", LinkKind.CONFIGURED, "b", "y", True)]
     assert draw_dials(book, links) == {"c:1"}
+    # Who dialled us can be chosen like anybody: that link is ours then.
+    assert draw_dials(book, [build_link("a", "x"), build_link("b", "y", LinkKind.INBOUND)]) == {"b:1", "c:1"}
 
 
 def test_slots_of_choice_are_counted_without_inbound_and_configured_links() -> None:
