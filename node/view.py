@@ -7,7 +7,7 @@ from pathlib import Path
 from consensus.codec import CodecError, decode, encode
 from consensus.identifiers import compute_opening_hash
 from consensus.params import ChainParams
-from consensus.payload import Payload
+from consensus.payload import Payload, Verdict
 from consensus.state import State
 from consensus.task import (
     BlobRef,
@@ -29,6 +29,7 @@ from node.api.view import (
     Readiness,
     RefusedTransaction,
     TransactionRecord,
+    VerdictRecord,
     ViewError,
 )
 from node.blobs import BlobError
@@ -167,6 +168,21 @@ class CoreView:
                     record.block.body.work, location.block, header.height, header.time, header.proposer
                 )
             )
+        return records
+
+    def get_verdicts(self, task: Hash32) -> Sequence[VerdictRecord]:
+        records = []
+        for location in self._core.chain.ledger.iterate_subject(task):
+            if location.position == WORK_POSITION:
+                continue
+            found = self._core.chain.get_block(location.block)
+            if found is None:
+                continue
+            transaction = found.body.transactions[location.position]
+            if isinstance(transaction.payload, Verdict):
+                identifier = compute_transaction_id(transaction)
+                height = found.header.height
+                records.append(VerdictRecord(transaction.payload, transaction.sender, identifier, height))
         return records
 
     def get_privacy(self, task: Hash32) -> PrivacyLoss | None:

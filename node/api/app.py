@@ -19,6 +19,7 @@ from node.api.requests import JSON, VIEW, Route, RouteHandler, check_query
 from node.api.routes import ROUTES
 from node.api.schemas import LiveModel, ReadyModel
 from node.api.sse import MAX_STREAMS, STREAMS, close_streams, get_events
+from node.api.trust import TRUST_ROUTES
 from node.api.view import NodeView, OperatorView
 from node.config import NodeConfig
 
@@ -115,7 +116,7 @@ async def get_document(request: web.Request) -> web.Response:
 
 
 DOCUMENT_ROUTE = Route("GET", "/openapi.json", "getDocument", get_document, "This document")
-PUBLIC_ROUTES: tuple[Route, ...] = (*ROUTES, *_SERVICE_ROUTES, DOCUMENT_ROUTE)
+PUBLIC_ROUTES: tuple[Route, ...] = (*ROUTES, *TRUST_ROUTES, *_SERVICE_ROUTES, DOCUMENT_ROUTE)
 ALL_OPERATOR_ROUTES: tuple[Route, ...] = (*OPERATOR_ROUTES, replace(DOCUMENT_ROUTE, errors=(401,)))
 
 

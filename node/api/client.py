@@ -23,7 +23,7 @@ from consensus.payload import Payload
 from consensus.task import BlobRef
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
-from node.api import schemas
+from node.api import schemas, trust
 from node.api.errors import PROBLEM_TYPE, ProblemModel
 from node.api.fields import BlobRefModel
 from node.api.payloads import encode_payload
@@ -201,8 +201,18 @@ class Client:
     async def get_account(self, address: str) -> schemas.AccountModel:
         return await self._get(f"/v1/accounts/{address}", schemas.AccountModel)
 
-    async def get_validators(self) -> schemas.ValidatorsModel:
-        return await self._get("/v1/validators", schemas.ValidatorsModel)
+    async def get_validators(self) -> trust.ValidatorsModel:
+        return await self._get("/v1/validators", trust.ValidatorsModel)
+
+    async def get_finality(self) -> trust.FinalityModel:
+        return await self._get("/v1/finality", trust.FinalityModel)
+
+    async def get_governance(self) -> trust.GovernanceStateModel:
+        return await self._get("/v1/governance", trust.GovernanceStateModel)
+
+    async def get_milestones(self, task: str) -> trust.MilestonesModel:
+        """Milestones that were taken, with the verdicts on each."""
+        return await self._get(f"/v1/tasks/{task}/milestones", trust.MilestonesModel)
 
     async def get_peers(self) -> schemas.PeersModel:
         return await self._get("/v1/peers", schemas.PeersModel)

@@ -10,7 +10,7 @@ from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Address, Hash32
 from consensus.vote import Checkpoint
 from node.api import schemas
-from node.api.fields import CheckpointModel
+from node.api.fields import CheckpointModel, VoteModel
 from node.api.payloads import encode_payload, get_kind
 from node.api.task_payloads import CreditModel, DraftModel
 from node.api.view import BlockRecord, MilestoneRecord, NodeView, OpeningRecord, TransactionRecord
@@ -109,6 +109,7 @@ def build_block(record: BlockRecord) -> schemas.BlockModel:
         size=record.size,
         transactions=tuple(build_transaction(transaction) for transaction in block.body.transactions),
         work=None if block.body.work is None else schemas.WorkModel.model_validate(block.body.work),
+        votes=tuple(VoteModel.model_validate(vote) for vote in block.body.votes),
     )
 
 
@@ -122,6 +123,7 @@ def build_block_summary(record: BlockRecord) -> schemas.BlockSummaryModel:
         proposer=header.proposer.hex(),
         size=record.size,
         transactions=len(record.block.body.transactions),
+        votes=len(record.block.body.votes),
         work=None
         if work is None
         else schemas.WorkSummaryModel(
@@ -176,6 +178,7 @@ class TaskReader:
             ),
             rungs=len(ladder),
             rungs_taken=record.next_taken_rung,
+            rungs_settled=0 if record.settled is None else record.settled.last_rung + 1,
             deadline=self.publication.deadline,
         )
 
@@ -200,7 +203,7 @@ class TaskReader:
             target=rung.target,
             target_value=self.scale_loss(rung.target),
             reward=rung.reward,
-            state="taken" if taken is not None else "open" if met is None else "qualified",
+            state=self._get_rung_state(taken, met),
             step=None if source is None else source.step,
             loss=None if source is None else source.loss,
             loss_value=None if source is None else self.scale_loss(source.loss),
@@ -208,6 +211,15 @@ class TaskReader:
             height=None if taken is None else taken.height,
             proposer=None if taken is None else taken.proposer.hex(),
         )
+
+    def _get_rung_state(self, taken: MilestoneRecord | None, met: Qualified | None) -> str:
+        if taken is None:
+            return "open" if met is None else "qualified"
+        opening = taken.work.loss_opening
+        if opening in self.record.judged:
+            return "settled"
+        waits = any(item.milestone.loss_opening == opening for item in self.record.unsettled)
+        return "taken" if waits else "void"
 
     def _count_patches(self) -> tuple[int, int, int]:
         """(training batches, training patches, validation patches)."""
@@ -310,8 +322,9 @@ class TaskReader:
         )
 
     def build_model(self) -> schemas.TrainedModel | None:
-        """The weights at the last milestone taken; None before the first."""
-        milestones = self.view.get_milestones(self.id)
+        """The weights at the last settled milestone; None before the first."""
+        settled = self.record.judged
+        milestones = [item for item in self.view.get_milestones(self.id) if item.work.loss_opening in settled]
         if not milestones:
             return None
         last = milestones[-1]
@@ -366,22 +379,6 @@ def build_account(view: NodeView, address: Address) -> schemas.AccountModel:
             steps=tuple(schemas.ProofStepModel.model_validate(step) for step in proof.steps),
             leaf=None if proof.leaf is None else schemas.ProofLeafModel.model_validate(proof.leaf),
         ),
-    )
-
-
-def build_validators(view: NodeView) -> schemas.ValidatorsModel:
-    state = view.get_state()
-    return schemas.ValidatorsModel(
-        items=tuple(
-            schemas.ValidatorModel(
-                address=validator.address.hex(),
-                organisation=state.get_account(validator.address).organisation,
-                stake=validator.stake,
-            )
-            for validator in state.get_validators()
-        ),
-        total_stake=state.get_total_stake(),
-        height=view.get_head().header.height,
     )
 
 

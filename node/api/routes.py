@@ -159,10 +159,6 @@ async def get_account(request: web.Request) -> web.Response:
     return answer(convert.build_account(get_view(request), address))
 
 
-async def get_validators(request: web.Request) -> web.Response:
-    return answer(convert.build_validators(get_view(request)))
-
-
 # --- tasks and models -------------------------------------------------------------------------
 
 
@@ -368,14 +364,6 @@ ROUTES: tuple[Route, ...] = (
         "An account with its proof in the state",
         schemas.AccountModel,
         errors=(400,),
-    ),
-    Route(
-        "GET",
-        "/v1/validators",
-        "listValidators",
-        get_validators,
-        "The validator set",
-        schemas.ValidatorsModel,
     ),
     Route("GET", "/v1/peers", "listPeers", get_peers, "Peers and traffic by kind", schemas.PeersModel),
     Route(

@@ -15,6 +15,7 @@ from node.api.fields import (
     Model,
     SignedInt,
     TimeMs,
+    VoteModel,
 )
 from node.api.payloads import PayloadModel, SignablePayload
 from node.api.task_payloads import CreditModel, DraftModel
@@ -122,6 +123,7 @@ class BlockSummaryModel(Model):
     proposer: Hex32
     size: Count = Field(description="Canonical bytes")
     transactions: Count
+    votes: Count
     work: WorkSummaryModel | None
 
 
@@ -134,6 +136,7 @@ class BlockModel(Model):
     size: Count = Field(description="Canonical bytes")
     transactions: tuple[TransactionModel, ...]
     work: WorkModel | None
+    votes: tuple[VoteModel, ...] = Field(description="Finality votes that count from this block on")
 
 
 class TransactionSummaryModel(Model):
@@ -172,7 +175,9 @@ class RungModel(Model):
     target: SignedInt = Field(description="Validation loss, opened units")
     target_value: float
     reward: AmountInt
-    state: str = Field(description="`open`, `qualified` (met, block to come) or `taken`")
+    state: str = Field(
+        description="`open`, `qualified` (block to come), `taken` (verdicts to come), `settled` or `void`"
+    )
     step: Count | None
     loss: SignedInt | None
     loss_value: float | None
@@ -203,7 +208,7 @@ class TaskSummaryModel(Model):
     id: Hex32
     title: str
     kind: str
-    status: str = Field(description="pending, open, complete, expired or closed")
+    status: str = Field(description="pending, open, complete, expired, closing or closed")
     custody: Hex32
     published_height: Count
     step: Count
@@ -214,6 +219,7 @@ class TaskSummaryModel(Model):
     )
     rungs: Count
     rungs_taken: Count
+    rungs_settled: Count
     deadline: TimeMs
 
 
@@ -286,7 +292,7 @@ class ModelSummaryModel(Model):
 
 
 class TrainedModel(ModelSummaryModel):
-    """Weights at the last taken milestone."""
+    """Weights at the last settled milestone."""
 
     kind: str
     specification: HexBytes = Field(description="The workload's canonical model specification")
@@ -323,18 +329,6 @@ class AccountModel(Model):
     block: Hex32 = Field(description="Head at which this holds")
     height: Count
     proof: ProofModel
-
-
-class ValidatorModel(Model):
-    address: Hex32
-    organisation: str
-    stake: Count
-
-
-class ValidatorsModel(Model):
-    items: tuple[ValidatorModel, ...]
-    total_stake: Count
-    height: Count
 
 
 class PeerModel(Model):

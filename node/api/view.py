@@ -11,7 +11,7 @@ from typing import Protocol
 
 from consensus.block import Block, Header, Work
 from consensus.params import ChainParams
-from consensus.payload import Payload
+from consensus.payload import Payload, Verdict
 from consensus.state import Account, State, TaskState
 from consensus.task import BlobRef, OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
@@ -138,6 +138,16 @@ class MilestoneRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class VerdictRecord:
+    """A validator's verdict on the head chain."""
+
+    verdict: Verdict
+    validator: Address
+    transaction: Hash32
+    height: Height
+
+
+@dataclass(frozen=True, slots=True)
 class PrivacyLoss:
     """(epsilon, delta) spent by a task's openings so far, computed off-chain."""
 
@@ -222,6 +232,10 @@ class NodeView(Protocol):
 
     def get_milestones(self, task: Hash32) -> Sequence[MilestoneRecord]:
         """All work blocks of a task on the head chain, in order."""
+        ...
+
+    def get_verdicts(self, task: Hash32) -> Sequence[VerdictRecord]:
+        """Verdicts on the task's milestones, in chain order."""
         ...
 
     def get_privacy(self, task: Hash32) -> PrivacyLoss | None:

@@ -16,8 +16,8 @@ from consensus.identifiers import (
     compute_task_id,
 )
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
-from consensus.payload import Payload
-from consensus.records import ContributionRecord, DraftRecord, TaskState, TaskStatus
+from consensus.payload import Payload, Verdict
+from consensus.records import ContributionRecord, DraftRecord, Settled, TaskState, TaskStatus
 from consensus.state import State
 from consensus.task import (
     Batch,
@@ -47,6 +47,7 @@ from node.api.view import (
     Readiness,
     RefusedTransaction,
     TransactionRecord,
+    VerdictRecord,
     ViewError,
 )
 from node.events import EventBus
@@ -93,6 +94,10 @@ def build_genesis() -> Genesis:
     )
 
 
+def _build_loss(task: Hash32) -> OpenLoss:
+    return OpenLoss(task, 0, ZERO_HASH, ZERO_HASH, ZERO_HASH, 1536)
+
+
 class FakeNode:
     """Implements `NodeView` and `OperatorView`; blocks are stored, never validated."""
 
@@ -110,6 +115,7 @@ class FakeNode:
         self.records: list[BlockRecord] = []
         self.openings: list[OpeningRecord] = []
         self.milestones: list[MilestoneRecord] = []
+        self.verdicts: list[VerdictRecord] = []
         self._add(Block(build_genesis_header(genesis, self.state), Signature(b""), Body((), None, ())))
         self.task = self._publish()
         for _ in range(blocks - 1):
@@ -168,13 +174,13 @@ class FakeNode:
             self.state.with_draft(draft, DraftRecord(DRAFT, CUSTODY.address, True))
             .with_contribution(contribution, ContributionRecord(CONTRIBUTION, MINER.address, True))
             .with_publication(task, publication)
-            .with_task(task, self._build_task())
+            .with_task(task, self._build_task(task))
         )
         self._open(task)
         return task
 
     @staticmethod
-    def _build_task() -> TaskState:
+    def _build_task(task: Hash32) -> TaskState:
         return TaskState(
             status=TaskStatus.OPEN,
             custody=CUSTODY.address,
@@ -194,15 +200,15 @@ class FakeNode:
             next_rung=1,
             next_taken_rung=1,
             unsettled=(),
-            settled=None,
-            judged=(),
+            settled=Settled(0, 0, 1536, ZERO_HASH),
+            judged=(compute_opening_hash(_build_loss(task)),),
             escrow=Amount(500),
             bond=Amount(10),
         )
 
     def _open(self, task: Hash32) -> None:
         claims = tuple(Claim(task, 0, batch, BLOB, MINER.address, Signature(bytes(64))) for batch in (0, 1))
-        loss = OpenLoss(task, 0, ZERO_HASH, ZERO_HASH, ZERO_HASH, 1536)
+        loss = _build_loss(task)
         gradient = OpenGradient(task, 0, compute_opening_hash(loss), ZERO_HASH, claims, (1, -2, 3))
         for opening in (loss, gradient):
             transaction = sign_transaction(CUSTODY, self.chain_id, 0, opening)
@@ -225,6 +231,8 @@ class FakeNode:
                 work, header.hash, header.block.header.height, header.block.header.time, MINER.address
             )
         )
+        verdict = Verdict(task, compute_opening_hash(loss), True, 2048, 1024)
+        self.verdicts.append(VerdictRecord(verdict, CUSTODY.address, ZERO_HASH, Height(5)))
 
     # --- NodeView -----------------------------------------------------------------------------
 
@@ -267,6 +275,9 @@ class FakeNode:
 
     def get_openings(self, task: Hash32) -> Sequence[OpeningRecord]:
         return self.openings
+
+    def get_verdicts(self, task: Hash32) -> Sequence[VerdictRecord]:
+        return [record for record in self.verdicts if record.verdict.task == task]
 
     def get_milestones(self, task: Hash32) -> Sequence[MilestoneRecord]:
         return self.milestones

@@ -126,7 +126,7 @@ def test_status_and_tasks_print_tables_and_json(served: Served) -> None:
         plain = runner.invoke(app, [*command, "--api", served.url, "--json"])
         assert json.loads(plain.stdout)
     assert "hospital-1" in table.stdout
-    assert "taken" in table.stdout
+    assert "settled" in table.stdout
 
 
 def test_model_export_and_ledger_export(served: Served, tmp_path: Path) -> None:

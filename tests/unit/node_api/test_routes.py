@@ -6,11 +6,12 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from consensus.codec import encode
+from consensus.records import CheckpointRecord, Lock
 from consensus.state import get_account_key
 from consensus.task import Transfer
 from consensus.transaction import sign_transaction
 from consensus.tree import Proof, ProofLeaf, ProofStep, verify_proof
-from consensus.types import Address, Amount, Hash32
+from consensus.types import ZERO_HASH, Address, Amount, Hash32, Millis
 from node.api.view import Readiness
 from tests.unit.node_api.fakes import CUSTODY, MINER, FakeNode
 
@@ -88,7 +89,7 @@ async def test_task_shows_ladder_credits_and_what_was_spent(api: TestClient, nod
     body = await get(api, f"/v1/tasks/{task}")
     assert body["last_loss_value"] == 1.5
     assert body["next_target_value"] == 1.0
-    assert [rung["state"] for rung in body["ladder"]] == ["taken", "open"]
+    assert [rung["state"] for rung in body["ladder"]] == ["settled", "open"]
     assert body["ladder"][0]["proposer"] == MINER.address.hex()
     assert body["gradient_openings"] == {"spent": 1, "most": 8}
     assert body["credits"] == [{"miner": MINER.address.hex(), "organisation": "hospital-1", "batches": 2}]
@@ -135,8 +136,44 @@ async def test_draft_validators_and_peers(api: TestClient, node: FakeNode) -> No
     assert publication is not None
     draft = await get(api, f"/v1/drafts/{publication.draft.hex()}")
     assert draft["draft"]["title"] == "MRI and CT"
-    assert (await get(api, "/v1/validators"))["total_stake"] == 200
+    validators = await get(api, "/v1/validators")
+    assert (validators["total_stake"], validators["number"], validators["pending"]) == (200, 0, None)
+    assert [item["jailed"] for item in validators["items"]] == [False, False]
     assert (await get(api, "/v1/peers"))["items"][0]["organisation"] == "hospital-1"
+
+
+async def test_finality_shows_the_votes_for_what_is_not_final(api: TestClient, node: FakeNode) -> None:
+    record = CheckpointRecord(
+        ZERO_HASH, node.get_finalized(), 0, is_justified=False, voters=(CUSTODY.address,)
+    )
+    node.state = node.state.with_checkpoint(1, record)
+    body = await get(api, "/v1/finality")
+    assert body["finalized"] == body["justified"] == {"height": 0, "hash": node.chain_id.hex()}
+    (pending,) = body["checkpoints"]
+    assert (pending["height"], pending["stake"], pending["justified"]) == (1, 100, False)
+    assert pending["voters"] == [CUSTODY.address.hex()]
+
+
+async def test_governance_shows_what_evidence_took(api: TestClient, node: FakeNode) -> None:
+    lock = Lock(MINER.address, Amount(7), Millis(9), None)
+    node.state = node.state.with_forfeit(5).with_jailed((MINER.address,)).with_locks((lock,))
+    node.state = node.state.with_suspended(("hospital-1",))
+    body = await get(api, "/v1/governance")
+    assert (body["treasury"], body["suspended"]) == (5, ["hospital-1"])
+    assert body["jailed"] == [MINER.address.hex()]
+    assert body["locks"] == [{"owner": MINER.address.hex(), "amount": 7, "release": 9, "task": None}]
+    validators = await get(api, "/v1/validators")
+    assert [item["jailed"] for item in validators["items"]] == [False, True]
+
+
+async def test_milestones_come_with_their_verdicts(api: TestClient, node: FakeNode) -> None:
+    body = await get(api, f"/v1/tasks/{node.task.hex()}/milestones")
+    (milestone,) = body["items"]
+    assert (milestone["state"], milestone["settles"]) == ("settled", None)
+    assert (milestone["accepted_stake"], milestone["rejected_stake"], body["total_stake"]) == (100, 0, 200)
+    (verdict,) = milestone["verdicts"]
+    assert (verdict["accept"], verdict["before_value"], verdict["after_value"]) == (True, 2.0, 1.0)
+    await get(api, f"/v1/tasks/{'ab' * 32}/milestones", 404)
 
 
 async def test_health_and_metrics(api: TestClient, node: FakeNode) -> None:
