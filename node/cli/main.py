@@ -2,7 +2,7 @@
 
 import typer
 
-from node.cli import config, data, fuse, keys, ledger, run, task, testnet, watch
+from node.cli import audit, config, data, fuse, governance, keys, ledger, run, task, testnet, watch
 from node.cli.common import Commands
 
 app = typer.Typer(
@@ -17,12 +17,14 @@ app.command("run")(run.run)
 app.command("status")(run.status)
 app.command("fuse")(fuse.fuse)
 app.command("evaluate")(fuse.evaluate)
+app.command("audit")(audit.audit)
 app.add_typer(testnet.app, name="testnet")
 app.add_typer(task.app, name="task")
 app.add_typer(data.app, name="data")
 app.add_typer(fuse.model_app, name="model")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(governance.app, name="governance")
 app.add_typer(config.app, name="config")
 task.app.command("watch")(watch.watch)
 

@@ -36,6 +36,7 @@ def status(api: ApiOption = None, config: ConfigOption = None, json: JsonOption 
             ("network", f"{found.network}, chain {found.chain_id}"),
             ("account", found.address),
             ("head", f"height {found.head.height}, {found.head.hash}"),
+            ("final", f"height {found.finalized.height}, {found.finalized.hash}"),
             ("state root", found.head.state_root),
             ("sync", "up to date" if found.sync.synced else f"{behind} blocks behind"),
             ("ready", "yes" if found.ready else "; ".join(found.reasons)),
