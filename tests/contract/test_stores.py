@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import plyvel
 import pytest
 
 from node.ledger.level import LevelStore
-from node.ledger.store import KeyValueStore, MemoryStore, StoreError
+from node.ledger.mark import MARK_NAME, encode_mark, load_mark
+from node.ledger.store import KeyValueStore, MemoryStore, StoreDamaged, StoreError
 
 Opener = Callable[[], KeyValueStore]
 
@@ -97,3 +99,69 @@ def test_level_names_damage(tmp_path: Path) -> None:
     next((tmp_path / "db").glob("MANIFEST-*")).write_bytes(b"damaged" * 100)
     with pytest.raises(StoreError, match=r"damaged|can't be opened"):
         LevelStore(tmp_path / "db")
+
+
+def _write(path: Path, count: int) -> None:
+    store = LevelStore(path)
+    for number in range(count):
+        store.write_batch([(b"key%d" % number, bytes(100))])
+    store.close()
+
+
+def test_level_hides_its_number_of_commits(tmp_path: Path) -> None:
+    _write(tmp_path / "db", 3)
+    store = LevelStore(tmp_path / "db")
+    for prefix in (b"", b"\xff", b"\xffcommits"):
+        assert all(key.startswith(b"key") for key, _ in store.iterate(prefix))
+    assert load_mark(tmp_path / "db") == 3
+    store.close()
+
+
+@pytest.mark.parametrize("lost", [1, 150])
+def test_level_misses_commits_at_the_end(tmp_path: Path, lost: int) -> None:
+    _write(tmp_path / "db", 3)
+    log = max((tmp_path / "db").glob("*.log"))
+    log.write_bytes(log.read_bytes()[:-lost])
+    with pytest.raises(StoreDamaged, match=f"lost its last {1 if lost == 1 else 2} commits"):
+        LevelStore(tmp_path / "db")
+
+
+def test_level_that_died_before_the_mark_is_whole(tmp_path: Path) -> None:
+    _write(tmp_path / "db", 3)
+    (tmp_path / "db" / MARK_NAME).write_bytes(encode_mark(2))
+    _write(tmp_path / "db", 1)
+    assert load_mark(tmp_path / "db") == 4
+
+
+@pytest.mark.parametrize("content", [None, b"x", b"", bytes(16), encode_mark(9)[:-1] + b"?", encode_mark(9)])
+def test_level_trusts_no_other_mark(tmp_path: Path, content: bytes | None) -> None:
+    _write(tmp_path / "db", 3)
+    mark = tmp_path / "db" / MARK_NAME
+    mark.unlink() if content is None else mark.write_bytes(content)
+    with pytest.raises(StoreDamaged):
+        LevelStore(tmp_path / "db")
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"MANIFEST-00000\n", b"MANIFEST-000099\n", b"../MANIFEST-000002\n"]
+)
+def test_level_founds_nothing_over_what_is_there(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "db"
+    _write(path, 3)
+    current = path / "CURRENT"
+    current.unlink() if content is None else current.write_bytes(content)
+    before = sorted(entry.name for entry in path.iterdir())
+    with pytest.raises(StoreDamaged):
+        LevelStore(path)
+    assert sorted(entry.name for entry in path.iterdir()) == before
+
+
+def test_level_of_before_the_mark_is_taken_over(tmp_path: Path) -> None:
+    database = plyvel.DB(str(tmp_path / "db"), create_if_missing=True)
+    database.put(b"a", b"1")
+    database.close()
+    store = LevelStore(tmp_path / "db")
+    assert store.get(b"a") == b"1"
+    store.write_batch([(b"b", b"2")])
+    store.close()
+    assert load_mark(tmp_path / "db") == 1
