@@ -148,6 +148,10 @@ async def test_an_object_larger_than_any_may_be_is_not_taken(rig: Rig, tmp_path:
         object_id = hash_domain("test", b"huge")
         mallory.announce(Kind.BLOCK, object_id, bytes(MAX_INLINE_BYTES + 1))
         await wait_until(lambda: pulled == set(rig.nodes), "every node pulls it")
+        await wait_until(
+            lambda: all(mallory.get_score(name) > Fault.MALFORMED.points - 1 for name in rig.nodes),
+            "every node blames her",
+        )
         await check_in_sync(rig)
         assert not any(n.core.has_object(Kind.BLOCK, object_id) for n in rig.nodes.values())
 
