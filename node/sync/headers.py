@@ -57,12 +57,11 @@ class HeaderFetcher:
         params: ChainParams,
         get_peers: Callable[[], Collection[str]],
         limits: CrewLimits | None = None,
-        batch: int = MAX_HEADERS,
     ) -> None:
         self._network = network
         self._chain_id = chain_id
         self._params = params
-        self._batch = batch
+        self._batch = MAX_HEADERS
         self._crew: Crew[_Range, tuple[Header, ...]] = Crew(clock, get_peers, self._fetch, limits)
 
     async def __aenter__(self) -> "HeaderFetcher":

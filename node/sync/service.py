@@ -1,4 +1,4 @@
-"""Synchronising as a running node does it: a snapshot first where its settings say so, then in full for ever."""
+"""Synchronising as a running node does it: a snapshot first if its settings say so, then in full for ever."""
 
 from consensus.types import Hash32, Height
 from consensus.vote import Checkpoint

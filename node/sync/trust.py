@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consensus.block import Header
@@ -76,6 +76,7 @@ class Trust:
         self._has_warned = False
         self.proved: Proved | None = None
         """The highest so far."""
+        self._listeners: list[Callable[[ConflictingFinality], None]] = []
         self.conflict: ConflictingFinality | None = None
         """Two final checkpoints of which none descends from the other; nothing is believed from then on."""
 
@@ -128,6 +129,10 @@ class Trust:
             detail = f"two blocks at height {first.checkpoint.height}"
             self.report_conflict(ConflictingFinality(first.proof, second.proof, detail))
 
+    def on_conflict(self, listener: Callable[[ConflictingFinality], None]) -> None:
+        """Call `listener` with every conflict."""
+        self._listeners.append(listener)
+
     def report_conflict(self, conflict: ConflictingFinality) -> None:
         """Remember it and stop. Raises: SyncStopped."""
         self.conflict = conflict
@@ -137,6 +142,8 @@ class Trust:
             conflict,
             ", ".join(pair[0].validator.hex() for pair in culprits) or "nobody",
         )
+        for listener in self._listeners:
+            listener(conflict)
         raise SyncStopped(str(conflict))
 
     async def _get_anchor(self, peers: Sequence[str]) -> LightState:
