@@ -61,11 +61,14 @@ def export(
     api: ApiOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Save the weights at a task's last milestone (integers in units of 2^-20) with their specification."""
+    """Save the weights at a task's last settled milestone, in units of 2^-20, with their specification.
+
+    Settled means that validators tried it on pairs of their own, or let the time for verdicts pass.
+    """
     model = _get_model(None, task, api, config)
     with output.open("x", encoding="utf-8") as file:
         file.write(model.model_dump_json(indent=1) + "\n")
-    out.print(f"step {model.step}, validation loss {model.loss_value:.6f}: {output}")
+    out.print(f"settled at step {model.step}, validation loss {model.loss_value:.6f}: {output}")
 
 
 def fuse(
@@ -87,7 +90,7 @@ def fuse(
     width, height = fuse_files(
         bytes.fromhex(trained.specification), trained.weights, first, second, output, figure
     )
-    out.print(f"{output}: {width}x{height} pixels, model of step {trained.step}")
+    out.print(f"{output}: {width}x{height} pixels, model settled at step {trained.step}")
 
 
 def evaluate(

@@ -4,11 +4,12 @@ import asyncio
 import json as json_module
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
+from pydantic import JsonValue
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from node.api.client import ApiError, Client, StreamedEvent
 from node.api.schemas import TaskModel
+from node.api.trust import MilestonesModel
 from node.cli.common import (
     ApiOption,
     CliError,
@@ -30,8 +32,14 @@ from node.cli.common import (
 )
 
 ENDED = ("complete", "expired", "closed")
-KINDS = ("step", "opening", "milestone", "task", "head")
+KINDS = ("step", "opening", "milestone", "verdict", "task", "head")
 RECENT = 8
+RUNG_STATES = {
+    "qualified": "[yellow]met[/]",
+    "taken": "[cyan]taken[/]",
+    "settled": "[green]settled[/]",
+    "void": "[red]void[/]",
+}
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -73,9 +81,20 @@ class Picture:
             self.recent.append(
                 (str(step), "milestone", f"rungs {rungs} taken by {who} in block {data.get('height')}")
             )
+        elif event.kind == "verdict":
+            self.add_verdict(data)
         else:
             return False
         return True
+
+    def add_verdict(self, data: Mapping[str, JsonValue]) -> None:
+        """A validator's judgement of a milestone on pairs of its own."""
+        word = "accepts" if data.get("accept") is True else "rejects"
+        before, after = data.get("before_value"), data.get("after_value")
+        numbers = ""
+        if isinstance(before, float | int) and isinstance(after, float | int):
+            numbers = f": its loss {before:.6f} -> {after:.6f}"
+        self.recent.append(("-", "verdict", f"{self.get_name(data.get('validator'))} {word}{numbers}"))
 
 
 def build_curve(losses: list[float], width: int = 60) -> str:
@@ -97,7 +116,10 @@ def render(picture: Picture) -> Group:
     facts.add_row("[bold]task[/]", f"{shorten(task.id)} {task.title}", "[bold]status[/]", task.status)
     facts.add_row("[bold]loss[/]", loss, "[bold]next target[/]", target)
     facts.add_row(
-        "[bold]step[/]", str(task.step), "[bold]milestones[/]", f"{task.rungs_taken} of {task.rungs}"
+        "[bold]step[/]",
+        str(task.step),
+        "[bold]milestones[/]",
+        f"{task.rungs_taken} of {task.rungs}, {task.rungs_settled} settled",
     )
     gradients, losses = task.gradient_openings, task.loss_openings
     facts.add_row(
@@ -111,7 +133,7 @@ def render(picture: Picture) -> Group:
         ladder.add_row(
             str(rung.rung),
             f"{rung.target_value:.6f}",
-            {"taken": "[green]taken[/]", "qualified": "[yellow]met[/]"}.get(rung.state, rung.state),
+            RUNG_STATES.get(rung.state, rung.state),
             "-" if rung.loss_value is None else f"{rung.loss_value:.6f}",
             "-" if rung.proposer is None else picture.get_name(rung.proposer),
         )
@@ -124,7 +146,7 @@ def render(picture: Picture) -> Group:
     side = Table.grid(padding=(0, 3))
     side.add_row(ladder, credits)
     curve = Text(f"loss {build_curve([value for _, value in picture.losses])}", style="cyan")
-    bar = ProgressBar(total=max(1, task.rungs), completed=task.rungs_taken, width=60)
+    bar = ProgressBar(total=max(1, task.rungs), completed=task.rungs_settled, width=60)
     progress = Table.grid()
     progress.add_row(bar)
     return Group(facts, progress, curve, side, recent)
@@ -137,7 +159,7 @@ def describe_latest(picture: Picture) -> str:
     loss = "-" if task.last_loss_value is None else f"{task.last_loss_value:.6f}"
     target = "all met" if task.next_target_value is None else f"{task.next_target_value:.6f}"
     openings = f"{task.gradient_openings.spent}+{task.loss_openings.spent} openings"
-    rungs = f"{task.rungs_taken}/{task.rungs} milestones"
+    rungs = f"{task.rungs_taken}/{task.rungs} milestones, {task.rungs_settled} settled"
     return f"step {step:>3} {what:<9} {detail} | loss {loss}, target {target}, {rungs}, {openings}"
 
 
@@ -172,36 +194,44 @@ async def _follow(
             return
 
 
-async def _watch(client: Client, task: str, json: bool) -> str:
-    async with client:
-        # The position first: what happens between the two reads is then seen twice, never missed.
-        after = (await client.get_status()).last_event_id
-        picture = await _load(client, task)
-        if picture.task.status in ENDED:
-            _finish(picture, json)
-            return picture.task.status
-        if json:
+async def _watch(client: Client, task: str, json: bool) -> TaskModel:
+    # The position first: what happens between the two reads is then seen twice, never missed.
+    after = (await client.get_status()).last_event_id
+    picture = await _load(client, task)
+    if picture.task.status in ENDED:
+        _finish(picture, json)
+        return picture.task
+    if json:
+        async for event, found in _follow(client, task, after):
+            if event.kind != "head":
+                line = {"id": event.id, "kind": event.kind, "data": event.data}
+                typer.echo(json_module.dumps(line))
+            picture.task = found or picture.task
+    elif not out.is_terminal:
+        async for event, found in _follow(client, task, after):
+            picture.task = found or picture.task
+            if event.data.get("task") == task and picture.add(event):
+                out.print(describe_latest(picture), soft_wrap=True)
+        _finish(picture, json)
+    else:
+        with Live(render(picture), console=out, refresh_per_second=4) as live:
             async for event, found in _follow(client, task, after):
-                if event.kind != "head":
-                    line = {"id": event.id, "kind": event.kind, "data": event.data}
-                    typer.echo(json_module.dumps(line))
+                if event.data.get("task") == task:
+                    picture.add(event)
                 picture.task = found or picture.task
-        elif not out.is_terminal:
-            async for event, found in _follow(client, task, after):
-                picture.task = found or picture.task
-                if event.data.get("task") == task and picture.add(event):
-                    out.print(describe_latest(picture), soft_wrap=True)
-            _finish(picture, json)
-        else:
-            with Live(render(picture), console=out, refresh_per_second=4) as live:
-                async for event, found in _follow(client, task, after):
-                    if event.data.get("task") == task:
-                        picture.add(event)
-                    picture.task = found or picture.task
-                    live.update(render(picture))
-        if json:
-            _finish(picture, json)
-        return picture.task.status
+                live.update(render(picture))
+    if json:
+        _finish(picture, json)
+    return picture.task
+
+
+async def _watch_for(client: Client, task: str, json: bool, timeout_s: float | None) -> str | None:
+    """Follow the task to its end; what to say of it unless it is complete."""
+    async with client, asyncio.timeout(timeout_s):
+        ended = await _watch(client, task, json)
+        if ended.status == "complete":
+            return None
+        return describe_end(ended, await client.get_milestones(task))
 
 
 def _finish(picture: Picture, json: bool) -> None:
@@ -209,11 +239,30 @@ def _finish(picture: Picture, json: bool) -> None:
     if json:
         end = {
             "kind": "end",
-            "data": {"task": task.id, "status": task.status, "loss_value": task.last_loss_value},
+            "data": {
+                "task": task.id,
+                "status": task.status,
+                "loss_value": task.last_loss_value,
+                "rungs_settled": task.rungs_settled,
+            },
         }
         typer.echo(json_module.dumps(end))
     else:
         out.print(render(picture))
+
+
+def describe_end(task: TaskModel, milestones: MilestonesModel) -> str:
+    """Why a task that is not complete has ended, and what there is of it."""
+    settled = [rung for rung in task.ladder if rung.state == "settled"]
+    model = f"its model is that of step {settled[-1].step}" if settled else "it has no model"
+    count = f"{len(settled)} of {task.rungs} rungs are settled"
+    if task.status == "expired":
+        return f"the task is expired, its deadline or its openings are over: {count}, {model}"
+    rejected = [item for item in milestones.items if 3 * item.rejected_stake > milestones.total_stake]
+    why = "by evidence against its custody, who lost the bond"
+    if rejected:
+        why = f"validators with more than a third of stake rejected the model of step {rejected[0].step}"
+    return f"the task is closed, {why}: {count}, {model}"
 
 
 def watch(
@@ -230,9 +279,9 @@ def watch(
     identifier = parse_hash(task, "task").hex()
     client = connect(api, config).api
     try:
-        status = asyncio.run(asyncio.wait_for(_watch(client, identifier, json), timeout))
+        end = asyncio.run(_watch_for(client, identifier, json, timeout))
     except TimeoutError as error:
         raise CliError(f"the task did not end in {timeout:.0f} s") from error
-    if status != "complete":
-        err.print(f"the task is {status}")
+    if end is not None:
+        err.print(end, soft_wrap=True)
         raise typer.Exit(1)
