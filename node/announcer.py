@@ -67,8 +67,9 @@ class EventAnnouncer:
     def on_conflict(self, conflict: Conflict) -> None:
         data: dict[str, JsonValue] = {
             "height": conflict.justified.height,
-            "justified": conflict.justified.hash.hex(),
-            "other": conflict.other.hash.hex(),
+            "hash": conflict.justified.hash.hex(),
+            "other_height": conflict.other.height,
+            "other_hash": conflict.other.hash.hex(),
         }
         self._publish(EventKind.CONFLICT, self._clock.now_ms(), data)
 

@@ -11,7 +11,6 @@ is above all old targets and not below any old source:
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from enum import StrEnum
 
 from consensus.state import State
@@ -19,26 +18,11 @@ from consensus.types import Height
 from consensus.vote import NOTHING_SIGNED, Checkpoint, Vote
 from node.chain import Chain
 from node.signstate import SignStateStore
+from node.voting import VotingState, VotingStatus
 from node.witness import Inquiry
 
 MAX_SIGNED = 1_024
 """Own votes remembered since the start, to tell them from those of another node with this key."""
-
-
-class VotingState(StrEnum):
-    NONE = "none"
-    """No validator."""
-    ASKING = "asking"
-    """Not enough validators have said yet what they know of this one's votes."""
-    WAITING = "waiting"
-    """It may have signed what it does not know of, and waits until that can do no harm."""
-    VOTING = "voting"
-
-
-@dataclass(frozen=True, slots=True)
-class VotingStatus:
-    state: VotingState
-    detail: str = ""
 
 
 class Doubt(StrEnum):
@@ -93,21 +77,22 @@ class Caution:
             self._bound = max(self._bound, vote.target.height, self._chain.head.height)
         return is_foreign
 
-    def judge(self, state: State, source: Height, target: Height) -> VotingStatus:
-        """Whether a vote between these heights may be signed."""
+    def judge(self, state: State, link: tuple[Checkpoint, Checkpoint] | None) -> VotingStatus:
+        """Whether a vote from the one to the other may be signed; with None, whether any may."""
         if self._doubt is None:
             if not self._inquiry.is_sufficient(state):
                 return VotingStatus(VotingState.ASKING, "too few validators have said what they know")
-            self._doubt = self._find_doubt()
+            self._doubt = self._find_doubt(state)
         if self._doubt is Doubt.NONE:
             return VotingStatus(VotingState.VOTING)
         bound = self._get_bound(state)
-        if source > bound or self._is_enough(state, source, target, bound):
-            return VotingStatus(VotingState.VOTING)
-        return VotingStatus(
-            VotingState.WAITING,
-            f"this key may have signed up to height {bound}; votes follow once a higher block is justified",
-        )
+        if link is not None:
+            source, target = (checkpoint.height for checkpoint in link)
+            if source > bound or self._is_enough(state, source, target, bound):
+                return VotingStatus(VotingState.VOTING)
+        what = "for a higher one" if self._doubt is Doubt.NEWCOMER else "once a higher one is justified"
+        detail = f"this key may have signed for blocks up to height {bound}; it votes again {what}"
+        return VotingStatus(VotingState.WAITING, detail)
 
     def settle(self) -> None:
         """A vote was allowed: what was in doubt is counted in."""
@@ -116,13 +101,15 @@ class Caution:
             self._trusted = self._store.signed
             self._doubt = Doubt.NONE
 
-    def _find_doubt(self) -> Doubt:
+    def _find_doubt(self, state: State) -> Doubt:
         known, signed = self._inquiry.known, self._store.signed
         if self._store.is_unknown or known.target > signed.target or known.source > signed.source:
             return Doubt.LOST
-        if self._store.is_missing:
-            return Doubt.NEWCOMER if known == NOTHING_SIGNED else Doubt.LOST
-        return Doubt.NONE
+        if not self._store.is_missing:
+            return Doubt.NONE
+        if known != NOTHING_SIGNED:
+            return Doubt.LOST
+        return Doubt.NEWCOMER if self._get_bound(state) else Doubt.NONE
 
     def _get_bound(self, state: State) -> Height:
         """The greatest height that this key can have voted for."""

@@ -26,7 +26,6 @@ from consensus.transition import apply_checked_transaction, check_transaction
 from consensus.types import Address, Hash32
 from consensus.vote import Checkpoint, Vote, verify_vote
 from node.blobs import BlobStore
-from node.caution import VotingState, VotingStatus
 from node.chain import Chain, HeadChange, Imported
 from node.claims import ClaimPool, compute_claim_id
 from node.clock import Clock
@@ -48,6 +47,7 @@ from node.tasks import (
     load_definition,
 )
 from node.votes import VotePool, compute_vote_id
+from node.voting import VotingState, VotingStatus
 from node.witness import VoteMemory
 from node.work import WorkService
 

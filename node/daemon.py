@@ -88,6 +88,7 @@ class Node:
         self._handlers = PeerHandlers(self.core, self._recomputer)
         self.network = self._build_network()
         self.sync = SyncService(self.core, self.network, self._recomputer, config)
+        self.sync.trust.on_conflict(self._watch.on_proofs)
 
     def _build_network(self) -> PeerNetwork:
         config = self.config

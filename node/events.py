@@ -24,7 +24,7 @@ class EventKind(StrEnum):
     VERDICT = "verdict"
     FINALIZED = "finalized"
     CONFLICT = "conflict"
-    """Two blocks of one height have votes of two thirds of stake each: a third or more broke the rules."""
+    """Blocks that exclude each other have the votes of two thirds of stake each."""
     REORG = "reorg"
     TASK = "task"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from consensus.errors import Reason
 from consensus.evidence import get_stake_at_risk
 from consensus.finality import is_quorum
+from consensus.light import ConflictingFinality, get_votes
 from consensus.payload import ReportVotes
 from consensus.types import Address, Hash32, Height
 from consensus.vote import Checkpoint, Vote, is_slashable
@@ -31,8 +32,8 @@ FLUSH_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Validators with two thirds of stake voted for another block than the justified one of its height: at
-    least a third of stake broke the rules."""
+    """Two blocks that exclude each other have the votes of two thirds of stake each: at least a third of it
+    broke the rules."""
 
     justified: Checkpoint
     other: Checkpoint
@@ -154,6 +155,15 @@ class VoteWatch:
         elif admission.reason in (Reason.EVIDENCE_HARMLESS, Reason.EVIDENCE_SIGNATURE):
             del self._reports[validator]
 
+    def on_proofs(self, conflict: ConflictingFinality) -> None:
+        """Finality proofs of two blocks contradict each other: their votes tell who lied."""
+        for proof in (conflict.first, conflict.second):
+            for vote in () if proof is None else get_votes(proof):
+                self._core.note_vote(vote)
+        other = conflict.second.checkpoint
+        final = self._core.chain.finalized
+        self._alarm(Conflict(final if conflict.first is None else conflict.first.checkpoint, other))
+
     # --- conflicts ----------------------------------------------------------------------------
 
     def _note_justified(self) -> None:
@@ -172,14 +182,19 @@ class VoteWatch:
         stakes = {member.address: member.stake for member in state.get_validators()}
         if not is_quorum(sum(stakes.get(voter, 0) for voter in voters), state.get_total_stake()):
             return
-        self._conflicts.add(target)
-        conflict = Conflict(Checkpoint(target.height, justified), target)
+        self._alarm(Conflict(Checkpoint(target.height, justified), target))
+
+    def _alarm(self, conflict: Conflict) -> None:
+        if conflict.other in self._conflicts:
+            return
+        self._conflicts.add(conflict.other)
         logger.critical(
-            "two blocks of height %d, %s and %s, each have votes of two thirds of stake: a third or more of "
-            "it broke the rules; who did is reported as their votes come in",
-            target.height,
-            justified.hex()[:12],
-            target.hash.hex()[:12],
+            "two blocks that exclude each other, %s at height %d and %s at height %d, have the votes of two "
+            "thirds of stake each: a third or more broke the rules; who did is reported as votes come in",
+            conflict.justified.hash.hex()[:12],
+            conflict.justified.height,
+            conflict.other.hash.hex()[:12],
+            conflict.other.height,
         )
         for listener in self._listeners:
             listener(conflict)

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.25
 """Turns and ranks come with time alone, so the loop looks this often even when nothing happens."""
+RETRY_S = 0.1
+"""After which a block is tried again that was not worth making: whoever sends what can't be included yet
+makes nobody build blocks all the time. News of the head or of votes come first."""
 
 
 class Proposer:
@@ -27,6 +30,10 @@ class Proposer:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._vain: tuple[Hash32, int] | None = None
+        """Head and version of the votes at the last try in vain..."""
+        self._vain_at = 0.0
+        """...and its time."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -73,8 +80,13 @@ class Proposer:
             return False
         if not len(core.mempool) and not is_finality_wanted(state):
             return False
+        attempt = chain.head_hash, core.votes.version
+        monotonic = core.clock.monotonic()
+        if attempt == self._vain and monotonic < self._vain_at + RETRY_S:
+            return False
         proposal = self._build(None, now)
         if proposal is None or not is_worth_making(chain.head, state, proposal, now, chain.params):
+            self._vain, self._vain_at = attempt, monotonic
             return False
         body = proposal.block.body
         return self._submit(proposal, f"{len(body.transactions)} transactions, {len(body.votes)} votes")

@@ -38,6 +38,7 @@ from node.events import EventBus
 from node.gossip.http import PeerNetwork
 from node.ledger.schema import WORK_POSITION
 from node.privacy import compute_privacy
+from node.voting import VotingStatus
 
 READY_LAG_BLOCKS = 3
 MAX_OPENINGS_KEPT = 4_096
@@ -79,6 +80,9 @@ class CoreView:
 
     def get_finalized(self) -> Checkpoint:
         return self._core.chain.finalized
+
+    def get_voting(self) -> VotingStatus:
+        return self._core.voting
 
     def get_state(self) -> State:
         return self._core.chain.head_state

@@ -8,11 +8,12 @@ from consensus.finality import choose_vote, is_quorum
 from consensus.gossip_rules import get_voters
 from consensus.types import Signature
 from consensus.vote import Checkpoint, Vote, sign_vote
-from node.caution import Caution, Doubt, VotingState, VotingStatus
+from node.caution import Caution, Doubt
 from node.core import Core
 from node.gossip.messages import WitnessReply, WitnessRequest
 from node.gossip.transport import TransportError
 from node.signstate import SignStateStore
+from node.voting import VotingState, VotingStatus
 from node.witness import Inquiry, WitnessNetwork, sign_witness
 
 logger = logging.getLogger(__name__)
@@ -91,12 +92,17 @@ class Voter:
             self._set_status(VotingStatus(VotingState.NONE))
             return None
         self._resend()
-        if self._is_rushing() or not self._is_heard():
+        if self._is_rushing():
             return None
-        # Twice, since what was in doubt may have been counted in.
+        if not self._is_heard():
+            self._set_status(VotingStatus(VotingState.ASKING, "peers have a moment to say what they know"))
+            return None
         link = self._choose()
-        if link is None or not self._is_allowed(*link):
+        status = self._caution.judge(core.chain.head_state, link)
+        self._set_status(status)
+        if link is None or status.state is not VotingState.VOTING:
             return None
+        # What was in doubt is counted in, so that the same link may not be due any more.
         self._caution.settle()
         link = self._choose()
         return None if link is None else self._sign(*link)
@@ -105,12 +111,6 @@ class Voter:
         chain = self._core.chain
         head = Checkpoint(chain.head.height, chain.head_hash)
         return choose_vote(chain.head_state, head, self._core.address, self._store.signed)
-
-    def _is_allowed(self, source: Checkpoint, target: Checkpoint) -> bool:
-        state = self._core.chain.head_state
-        status = self._caution.judge(state, source.height, target.height)
-        self._set_status(status)
-        return status.state is VotingState.VOTING
 
     def _sign(self, source: Checkpoint, target: Checkpoint) -> Vote:
         core = self._core

@@ -21,7 +21,7 @@ def build_checkpoint(checkpoint: Checkpoint) -> CheckpointModel:
 
 
 def build_status(view: NodeView) -> schemas.StatusModel:
-    info, head, readiness = view.info, view.get_head(), view.get_readiness()
+    info, head, readiness, voting = view.info, view.get_head(), view.get_readiness(), view.get_voting()
     target = max(view.get_sync_target(), head.header.height)
     return schemas.StatusModel(
         name=info.name,
@@ -41,6 +41,7 @@ def build_status(view: NodeView) -> schemas.StatusModel:
         ),
         justified=build_checkpoint(view.get_justified()),
         finalized=build_checkpoint(view.get_finalized()),
+        voting=schemas.VotingModel(state=voting.state.value, detail=voting.detail),
         sync=schemas.SyncModel(height=head.header.height, target=target, synced=head.header.height >= target),
         ready=readiness.ready,
         reasons=readiness.reasons,

@@ -1,6 +1,6 @@
 """Shapes of the REST API's answers, as pydantic models; `/openapi.json` is made from them."""
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -44,6 +44,16 @@ class SyncModel(Model):
     synced: bool
 
 
+class VotingModel(Model):
+    """Whether the node votes for finality."""
+
+    state: Literal["none", "asking", "waiting", "voting"] = Field(
+        description="none: no validator; asking: others have not said yet what they saw of its votes; "
+        "waiting: it may have signed what it does not know of, and waits until that can do no harm"
+    )
+    detail: str
+
+
 class StatusModel(Model):
     """Who the node is and where it stands."""
 
@@ -59,6 +69,7 @@ class StatusModel(Model):
     head: HeadModel
     justified: CheckpointModel = Field(description="Highest block that two thirds of stake voted for")
     finalized: CheckpointModel = Field(description="Highest block that can never be undone")
+    voting: VotingModel
     sync: SyncModel
     ready: bool
     reasons: tuple[str, ...] = Field(description="What keeps the node from being ready")

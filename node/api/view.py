@@ -18,6 +18,7 @@ from consensus.transaction import SignedTransaction
 from consensus.types import Address, Hash32, Height, Millis
 from consensus.vote import Checkpoint
 from node.events import EventBus
+from node.voting import VotingStatus
 
 __all__ = [
     "Account",
@@ -202,6 +203,10 @@ class NodeView(Protocol):
 
     def get_finalized(self) -> Checkpoint:
         """The highest final block."""
+        ...
+
+    def get_voting(self) -> VotingStatus:
+        """Whether the node votes for finality."""
         ...
 
     def get_state(self) -> State:

@@ -51,6 +51,7 @@ from node.api.view import (
     ViewError,
 )
 from node.events import EventBus
+from node.voting import VotingState, VotingStatus
 
 START = Millis(1_700_000_000_000)
 CUSTODY = SigningKey(bytes([1]) * 32)
@@ -247,6 +248,9 @@ class FakeNode:
 
     def get_finalized(self) -> Checkpoint:
         return self.state.get_finality().finalized
+
+    def get_voting(self) -> VotingStatus:
+        return VotingStatus(VotingState.VOTING)
 
     def get_state(self) -> State:
         return self.state
