@@ -4,14 +4,17 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.voted_chain import VotedChain
+from consensus.block import Block
 from consensus.codec import encode
+from consensus.identifiers import compute_block_hash
 from consensus.task import Transfer
-from consensus.types import Amount, Hash32
+from consensus.types import Amount, Hash32, Millis
 from node.chain import ImportStatus
 from node.gossip.limits import Fault
 from node.ledger.check import check_ledger
@@ -331,8 +334,9 @@ async def test_blocks_are_refused_that_lie_below_the_snapshot(
     memory: World, source: VotedChain, filled: ChainNode
 ) -> None:
     node = await take(memory, source, filled.copy("a"), MemoryStore())
-    fork = build_chain(30)
-    stray = fork.add(after=fork.genesis.params.idle_ms + 7)
-    outcome = node.chain.submit(encode(stray))
+    block = source.blocks[30]
+    header = replace(block.header, time=Millis(block.header.time + 7))
+    signature = source.keys[header.proposer].sign("block", compute_block_hash(header))
+    outcome = node.chain.submit(encode(Block(header, signature, block.body)))
     assert outcome.status is ImportStatus.INVALID
     assert not outcome.peer_at_fault

@@ -33,7 +33,7 @@ from tests.integration.syncing import (
     syncing,
 )
 
-LENGTH = 160
+LENGTH = 100
 FILLED: dict[tuple[Hash32, Hash32], ChainNode] = {}
 """Ledgers that several tests use."""
 
@@ -110,26 +110,26 @@ async def test_a_short_way_needs_no_proof(
     sync = await stack.enter_async_context(syncing(node))
     await node.wait_until(lambda: is_at(node, source, 90))
     assert sync.progress.proved == 0
-    for data in blocks[90:100]:
+    for data in blocks[90:95]:
         a.fill([data])
-    await node.wait_until(lambda: is_at(node, source, 100))
+    await node.wait_until(lambda: is_at(node, source, 95))
 
 
-@pytest.mark.parametrize("fork", [0, 1, 79])
+@pytest.mark.parametrize("fork", [0, 1, 39])
 async def test_a_fork_without_finality_is_found_however_deep(
     memory: World, stack: AsyncExitStack, fork: int
 ) -> None:
     """Nobody votes, so the longer branch wins."""
     ours, theirs = build_chain(), build_chain()
-    for chain, length in ((ours, 80), (theirs, 150)):
+    for chain, length in ((ours, 40), (theirs, 80)):
         for height in range(length):
             after = chain.genesis.params.idle_ms + (7 if chain is theirs and height >= fork else 0)
             chain.add(voters=(), after=after)
     a, node = build_node("a", theirs, theirs.encoded), build_node("new", ours, ours.encoded)
     await stack.enter_async_context(running(memory, a, node))
     await stack.enter_async_context(syncing(node))
-    await node.wait_until(lambda: is_at(node, theirs, 150))
-    assert len(node.taken) == 150 - fork
+    await node.wait_until(lambda: is_at(node, theirs, 80))
+    assert len(node.taken) == 80 - fork
 
 
 async def test_sets_of_validators_change_on_the_way(memory: World, stack: AsyncExitStack) -> None:
@@ -420,7 +420,7 @@ async def test_a_checkpoint_of_the_operator_is_trusted_at_any_age(
 ) -> None:
     a, node = build_node("a", source, blocks), build_node("new", source)
     await stack.enter_async_context(running(memory, a, node))
-    trust = build_trust(node, source.get_checkpoint(100), refuses_stale=True)
+    trust = build_trust(node, source.get_checkpoint(80), refuses_stale=True)
     await stack.enter_async_context(syncing(node, trust))
     await node.wait_until(lambda: is_at(node, source))
 
@@ -430,7 +430,7 @@ async def test_a_chain_without_the_operators_checkpoint_is_not_followed(
 ) -> None:
     a, node = build_node("a", source, blocks), build_node("new", source, blocks[:50])
     await stack.enter_async_context(running(memory, a, node))
-    wrong = Checkpoint(source.get_checkpoint(100).height, Hash32(b"\x42" * 32))
+    wrong = Checkpoint(source.get_checkpoint(80).height, Hash32(b"\x42" * 32))
     with pytest.raises(Exception, match="no peer holds"):
         await build_trust(node, wrong).refresh(["a"])
     wrong = Checkpoint(source.get_checkpoint(20).height, Hash32(b"\x42" * 32))
@@ -440,10 +440,10 @@ async def test_a_chain_without_the_operators_checkpoint_is_not_followed(
 
 async def test_conflicting_finality_stops_everything(memory: World, stack: AsyncExitStack) -> None:
     """All validators sign two chains: nobody can say which is right, and the node says so."""
-    first, second = build_chain(100), build_chain(20)
+    first, second = build_chain(30), build_chain(20)
     for _ in range(80):
         second.add(after=second.genesis.params.idle_ms + 7)
-    a, node = build_node("a", second, second.encoded), build_node("new", first, first.encoded[:30])
+    a, node = build_node("a", second, second.encoded), build_node("new", first, first.encoded)
     await stack.enter_async_context(running(memory, a, node))
     trust = build_trust(node)
     await stack.enter_async_context(syncing(node, trust))
