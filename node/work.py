@@ -153,7 +153,7 @@ class WorkService:
         self.verdicts = verdicts
         self.pool = WorkerPool(workers)
         # Verifying never waits behind mining: a block hangs on it.
-        self._verifiers = WorkerPool(1)
+        self.verifiers = WorkerPool(1)
         self._running: dict[LossCheck, asyncio.Task[WorkVerdict]] = {}
 
     async def compute_verdict(self, definition: TaskDefinition, check: LossCheck) -> WorkVerdict:
@@ -185,7 +185,7 @@ class WorkService:
         return list(
             await asyncio.gather(
                 *(
-                    self._verifiers.run(
+                    self.verifiers.run(
                         workload.run_loss,
                         base.LossJob(
                             draft.preset, draft.model, weights, keys, self.get_path(batch.blob.root)
@@ -198,7 +198,7 @@ class WorkService:
 
     async def compute_losses_in_clear(self, kind: str, job: base.VerdictJob) -> base.VerdictLosses:
         """Two models' losses on this validator's own pairs. Raises: WorkloadError."""
-        return await self._verifiers.run(base.get_workload(kind).run_verdict, job)
+        return await self.verifiers.run(base.get_workload(kind).run_verdict, job)
 
     async def compute_bundle(
         self, definition: TaskDefinition, batch: int, weights: tuple[int, ...], output: Path
@@ -251,7 +251,7 @@ class WorkService:
         for task in self._running.values():
             task.cancel()
         self.pool.close()
-        self._verifiers.close()
+        self.verifiers.close()
 
 
 def _get_verdict_key(task: Hash32, step: int, weights: Hash32) -> bytes:
