@@ -1,6 +1,8 @@
 """Registered pairs from PNG files: two folders of equal names, or a manifest of pairs and patients."""
 
 import csv
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,11 @@ MAX_SIDE = 4096
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 _PATIENT_COLUMNS = ("patient", "atlas_case")
 _MODES = ("L", "RGB")
+_DECODER_ERRORS = (
+    *(OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What the library lets through for chunks that are not what they say."""
 
 
 class ImportRefusedError(ValueError):
@@ -108,7 +115,7 @@ def _load_grey(path: Path) -> _Grey:
         raise ImportRefusedError(path, "does not exist") from error
     except UnidentifiedImageError as error:
         raise ImportRefusedError(path, "is not a PNG image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _DECODER_ERRORS as error:
         if isinstance(error, ImportRefusedError):
             raise
         raise ImportRefusedError(path, f"can not be read: {error}") from error
