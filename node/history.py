@@ -100,7 +100,8 @@ def _step(
 def iterate_opening_blocks(chain: Chain, task: Hash32) -> Iterator[tuple[State, Block]]:
     """The head chain's blocks about a task, each with its parent's state; oldest first.
 
-    Of a ledger whose oldest bodies were left out, those that are kept.
+    Of a ledger whose oldest bodies were left out, or that began with a snapshot, those that are kept and whose
+    parent's state is.
     """
     seen: set[Hash32] = set()
     for location in chain.ledger.iterate_subject(task):
@@ -108,7 +109,7 @@ def iterate_opening_blocks(chain: Chain, task: Hash32) -> Iterator[tuple[State, 
             continue
         seen.add(location.block)
         block = chain.get_block(location.block)
-        if block is not None and chain.get_header(block.header.parent) is not None:
+        if block is not None and chain.has_state(block.header.parent):
             yield chain.get_state(block.header.parent), block
 
 
