@@ -11,6 +11,7 @@ from consensus.types import Hash32
 from node.ledger import schema
 from node.ledger.chainstore import Ledger, LedgerDamaged
 from node.ledger.check import check_ledger
+from node.ledger.indexing import compute_index
 from node.ledger.store import KeyValueStore
 from tests.contract.test_ledger import (
     CHAIN,
@@ -134,6 +135,22 @@ def test_the_state_of_an_old_block_is_walked_by_a_deep_check_only(store: KeyValu
     assert check_ledger(ledger) == []
     (damage,) = check_ledger(ledger, deep=True)
     assert (damage.table, damage.height, damage.block) == ("state", 1, first)
+
+
+def test_a_snapshot_on_its_way_in_is_no_damage(store: KeyValueStore) -> None:
+    """Killed between two batches: rows of headers high above a head that is still genesis."""
+    ledger = Ledger.open(store, CHAIN)
+    block, block_hash, _ = build_block(Hash32(b"\x99" * 32), 5)
+    rows = [
+        (schema.header_key(5, block_hash), encode(block.header)),
+        (schema.index_key(block_hash), schema.encode_index(compute_index(block))),
+        (schema.height_key(5), bytes(block_hash)),
+    ]
+    ledger.put_record(b"snapshot/headers/5", b"")
+    store.write_batch(rows)
+    assert check_ledger(Ledger.open(store, CHAIN), deep=True) == []
+    ledger.delete_record(b"snapshot/headers/5")
+    assert {damage.table for damage in check_ledger(ledger)} == {"blocks", "headers", "heights"}
 
 
 @pytest.mark.parametrize(
