@@ -100,8 +100,8 @@ def _step(
 def iterate_opening_blocks(chain: Chain, task: Hash32) -> Iterator[tuple[State, Block]]:
     """The head chain's blocks about a task, each with its parent's state; oldest first.
 
-    Of a ledger whose oldest bodies were left out, or that began with a snapshot, those that are kept and whose
-    parent's state is.
+    Of a ledger whose oldest bodies were left out, or that began with a snapshot, those that are kept and
+    whose parent's state is.
     """
     seen: set[Hash32] = set()
     for location in chain.ledger.iterate_subject(task):
