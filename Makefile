@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL ?= -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench results compose-test reliability reliability-containers lock clean
+.PHONY: help setup demo test test-slow lint format bench results fuzz compose-test reliability reliability-containers lock clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,10 @@ bench: setup  ## Speed and memory, against the figures the project promises
 results: setup  ## The demo on real image pairs (BMIF_DATA=folder that holds fusion/), with the metric table
 	$(BIN)/python -m benchmarks.results $(ARGS)
 
+fuzz: setup  ## Coverage-guided fuzzing of every decoder (ARGS="--seconds 600 --target 'codec.*' --keep")
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/fuzz.lock
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 compose-test: setup  ## The testnet as containers; makes a Docker engine of its own if none runs (root, Debian)
 	bash tests/testnet/compose.sh
 
@@ -61,6 +65,7 @@ lock: setup  ## Renews the lock files (UPGRADE=--upgrade for newer versions)
 	cd scripts && $(COMPILE) $(APART) -o ../requirements.lock ../pyproject.toml
 	cd scripts && $(COMPILE) $(APART) --extra dev -c ../requirements.lock -o ../requirements-dev.lock ../pyproject.toml
 	cd scripts && $(COMPILE) --unsafe-package pip -o pyfhel-build.lock pyfhel-build.in
+	cd scripts && $(COMPILE) -o fuzz.lock fuzz.in
 
 clean:  ## Removes what builds and runs left in the tree; not the cache of wheels
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
