@@ -8,18 +8,21 @@ signature nor, in a false block, the body.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from types import ModuleType
 
 import consensus.claims
 import consensus.governance
+import consensus.state
 import consensus.transaction
 import consensus.transition
+import consensus.tree
 import consensus.validation
 import consensus.vote
 from consensus import crypto
 from consensus.block import Block, Header
-from consensus.codec import encode
+from consensus.codec import decode_stored, encode
 from consensus.errors import ConsensusError, InvalidBlock, InvalidTransaction, Reason
 from consensus.genesis import build_genesis_header, build_genesis_state
 from consensus.identifiers import compute_block_hash, compute_chain_id, compute_opening_hash
@@ -45,9 +48,13 @@ MODULES: tuple[ModuleType, ...] = (
 
 
 @contextmanager
-def remember_signatures() -> Iterator[None]:
-    """Within it, each signature is verified once; the rules themselves are untouched."""
+def remember() -> Iterator[None]:
+    """Within it pure functions of bytes are computed once for all nodes; the rules themselves are untouched.
+
+    Signatures are verified, records decoded and places in the state tree hashed once a run.
+    """
     known: dict[tuple[Address, str, bytes, Signature], bool] = {}
+    records: dict[tuple[object, bytes], object] = {}
 
     def verify(address: Address, tag: str, data: bytes, signature: Signature) -> bool:
         key = (address, tag, data, signature)
@@ -56,14 +63,24 @@ def remember_signatures() -> Iterator[None]:
             result = known[key] = crypto.verify(address, tag, data, signature)
         return result
 
-    before = [module.__dict__["verify"] for module in MODULES]
-    for module in MODULES:
-        module.__dict__["verify"] = verify
+    def decode(cls: type[object], data: bytes) -> object:
+        key = (cls, data)
+        result = records.get(key)
+        if result is None:
+            result = records[key] = decode_stored(cls, data)
+        return result
+
+    patches: list[tuple[ModuleType, str, object]] = [(module, "verify", verify) for module in MODULES]
+    patches.append((consensus.state, "decode_stored", decode))
+    patches.append((consensus.tree, "_compute_path", lru_cache(maxsize=None)(consensus.tree._compute_path)))
+    before = [module.__dict__[name] for module, name, _ in patches]
+    for module, name, new in patches:
+        module.__dict__[name] = new
     try:
         yield
     finally:
-        for module, original in zip(MODULES, before, strict=True):
-            module.__dict__["verify"] = original
+        for (module, name, _), original in zip(patches, before, strict=True):
+            module.__dict__[name] = original
 
 
 class Violation(AssertionError):
@@ -231,6 +248,8 @@ class Archive:
             raise
         except ConsensusError as error:
             raise Violation(f"a block was refused by {error!r}") from error
+        if item.hash in self.valid:
+            return item.state
         self.valid[item.hash] = item
         for transaction in item.transactions:
             payload = transaction.transaction.payload

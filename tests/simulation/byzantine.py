@@ -20,8 +20,8 @@ from consensus.payload import (
     Payload,
     ReportOpenings,
     ReportVotes,
-    SetValidators,
     SettleTask,
+    SetValidators,
     SignedOpening,
     Verdict,
     WrongBundle,
@@ -82,7 +82,9 @@ class Byzantine(Node):
 
     is_honest = False
 
-    def __init__(self, run: Run, index: int, name: str, habits: frozenset[str], until: int, offset: int = 0) -> None:
+    def __init__(
+        self, run: Run, index: int, name: str, habits: frozenset[str], until: int, offset: int = 0
+    ) -> None:
         self.habits = habits
         self.until = until
         """When it has had its say: what it withheld is out by then."""
@@ -271,7 +273,11 @@ class Byzantine(Node):
         archive, random = self.run.archive, self.run.random
         params = archive.params
         at = get_carrier_entitled_time(
-            self.state, params, self.head.header, self.address, Millis(self.head.header.time + params.min_block_ms)
+            self.state,
+            params,
+            self.head.header,
+            self.address,
+            Millis(self.head.header.time + params.min_block_ms),
         )
         proposal = None if at is None else self.build(None, at)
         if proposal is None:
@@ -279,7 +285,10 @@ class Byzantine(Node):
         block = proposal.block
         body, header = block.body, block.header
         genesis = Checkpoint(Height(0), archive.genesis_item.hash)
-        source, head = self.state.get_finality().justified, Checkpoint(self.head.header.height, self.head.hash)
+        source, head = (
+            self.state.get_finality().justified,
+            Checkpoint(self.head.header.height, self.head.hash),
+        )
         forged_vote = sign_vote(self.key, archive.chain_id, source, head)
         wrong_vote = sign_vote(self.key, archive.chain_id, source, Checkpoint(head.height, ZERO_HASH))
         old_source = sign_vote(self.key, archive.chain_id, genesis, head)
@@ -363,19 +372,32 @@ class Byzantine(Node):
         if len(votes) > 1:
             payloads.append(ReportVotes(votes[0].vote, votes[1].vote))
             harmless = votes[0].vote
-            payloads.append(ReportVotes(harmless, replace(harmless, target=Checkpoint(harmless.target.height, ZERO_HASH))))
+            payloads.append(
+                ReportVotes(harmless, replace(harmless, target=Checkpoint(harmless.target.height, ZERO_HASH)))
+            )
         for task, record in archive.get_tasks(self.head):
-            payloads += [SettleTask(task, ZERO_HASH), ExpireTask(task), Verdict(task, ZERO_HASH, False, 2**60, 0)]
+            payloads += [
+                SettleTask(task, ZERO_HASH),
+                ExpireTask(task),
+                Verdict(task, ZERO_HASH, False, 2**60, 0),
+            ]
             for milestone in (*record.qualified, *(item.milestone for item in record.unsettled)):
                 payloads.append(Verdict(task, milestone.loss_opening, False, 1, 2))
                 payloads.append(SettleTask(task, milestone.loss_opening))
         for opening, signature in list(archive.openings.values())[-2:]:
             signed = SignedOpening(opening, signature)
             other: OpenGradient | OpenLoss = replace(opening, weights=ZERO_HASH)
-            payloads += [ReportOpenings(signed, signed), ReportOpenings(signed, SignedOpening(other, signature)), opening]
+            payloads += [
+                ReportOpenings(signed, signed),
+                ReportOpenings(signed, SignedOpening(other, signature)),
+                opening,
+            ]
             if isinstance(opening, OpenGradient):
                 claim = opening.claims[0]
-                payloads += [Accuse(WrongBundle(claim, claim.bundle.root)), Accuse(WrongBundle(claim, ZERO_HASH))]
+                payloads += [
+                    Accuse(WrongBundle(claim, claim.bundle.root)),
+                    Accuse(WrongBundle(claim, ZERO_HASH)),
+                ]
         own_set = SetValidators((Validator(self.address, 1),))
         governance = Governance(self.state.get_charter().sequence, own_set)
         approval = sign_governance(self.key, archive.chain_id, governance)

@@ -77,7 +77,9 @@ class Change:
 class Operators:
     """Agree outside the chain on a change, sign it, and send it until it is in force."""
 
-    def __init__(self, run: "Run", changes: tuple[Change, ...], byzantine: frozenset[str], until: int) -> None:
+    def __init__(
+        self, run: "Run", changes: tuple[Change, ...], byzantine: frozenset[str], until: int
+    ) -> None:
         self._run = run
         self._byzantine = {get_key(name).address for name in byzantine}
         self._until = until
@@ -105,7 +107,9 @@ class Operators:
         signers.add(get_key(change.name).address)
         names = {node.address: node.key for node in run.nodes}
         approvals = tuple(
-            sign_governance(names[address], chain_id, governance) for address in sorted(signers) if address in names
+            sign_governance(names[address], chain_id, governance)
+            for address in sorted(signers)
+            if address in names
         )
         transaction = sign_transaction(host.key, chain_id, 0, Govern(governance, approvals))
         run.trace("operator", f"{change.kind} {change.name} as change {sequence}")

@@ -67,13 +67,13 @@ class Duties:
 
     def _serve(self, task: Hash32, record: TaskState) -> None:
         node = self._node
-        if record.status == TaskStatus.PENDING and node.address not in record.available:
-            if task in node.blobs and self._once("available", task):
-                self.send(Available(task))
+        is_awaited = record.status == TaskStatus.PENDING and node.address not in record.available
+        if is_awaited and task in node.blobs and self._once("available", task):
+            self.send(Available(task))
         for item in record.unsettled:
-            if node.address not in (*item.accepted, *item.rejected):
-                if self._once("verdict", item.milestone.loss_opening):
-                    self.judge(task, item)
+            is_judged = node.address in (*item.accepted, *item.rejected)
+            if not is_judged and self._once("verdict", item.milestone.loss_opening):
+                self.judge(task, item)
         for milestone in record.qualified:
             if task in node.blobs and not node.can_prove(milestone.ciphertext, task, milestone.step):
                 self._accuse_loss(task, milestone.step, milestone.loss_opening)
@@ -110,10 +110,11 @@ class Duties:
         if publication is None or draft is None:
             return
         if is_expirable(record, publication, draft.draft.max_gradient_openings, ctx):
-            name = task + record.previous
-            if record.status != TaskStatus.PENDING and self._once("expire", name):
-                self.send(ExpireTask(task))
-            elif node.now > publication.deadline and self._once("expire late", name):
+            # One that waits to be opened is not worth ending before its deadline.
+            is_late = node.now > publication.deadline
+            if (record.status != TaskStatus.PENDING or is_late) and self._once(
+                "expire", task + record.previous
+            ):
                 self.send(ExpireTask(task))
         elif self._once("expire later", task):
             at = publication.deadline + 500 - node.offset
@@ -143,13 +144,14 @@ class Duties:
             return
         for rival in item.rivals:
             other = rival.transaction.payload
-            if rival in node.seen and isinstance(other, OpenGradient | OpenLoss):
-                if self._once("openings", opening.task):
-                    first = SignedOpening(other, rival.transaction.signature)
-                    self.send(ReportOpenings(first, SignedOpening(opening, item.transaction.signature)))
+            if not isinstance(other, OpenGradient | OpenLoss) or rival not in node.seen:
+                continue
+            if self._once("openings", opening.task):
+                first = SignedOpening(other, rival.transaction.signature)
+                self.send(ReportOpenings(first, SignedOpening(opening, item.transaction.signature)))
         if isinstance(opening, OpenGradient):
             for claim in opening.claims:
                 root = compute_bundle_root(opening.task, opening.step, claim.batch, opening.weights)
-                if claim.bundle.root != root and claim.task == opening.task:
-                    if self._once("bundle", claim.signature):
-                        self.send(Accuse(WrongBundle(claim, root)))
+                is_wrong = claim.bundle.root != root and claim.task == opening.task
+                if is_wrong and self._once("bundle", claim.signature):
+                    self.send(Accuse(WrongBundle(claim, root)))

@@ -1,4 +1,4 @@
-"""Virtual time and the virtual network: events in order of time, messages that are late, lost, doubled, cut off."""
+"""Virtual time and the virtual network: messages that are late, lost, doubled, overtaken, cut off."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from random import Random
 from typing import ParamSpec, Protocol
 
 P = ParamSpec("P")
+
+Event = tuple[int, int, Callable[..., None], tuple[object, ...]]
 
 FAR = 2**62
 """Later than every event."""
@@ -18,14 +20,17 @@ class Engine:
     def __init__(self, start: int) -> None:
         self.now = start
         self.start = start
-        self.queue: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
+        self.queue: list[Event] = []
         self.count = 0
         """Actions scheduled so far."""
 
     def at(self, time: int, action: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Does it at this time, or now if that is past."""
+        """Does it at this time, or now if that is past; arguments by position only."""
+        if kwargs:
+            raise TypeError("events take no keyword arguments")
         self.count += 1
-        heappush(self.queue, (max(time, self.now), self.count, action, args))
+        event: Event = (max(time, self.now), self.count, action, args)
+        heappush(self.queue, event)
 
     def after(self, delay: int, action: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         self.at(self.now + delay, action, *args, **kwargs)
@@ -80,7 +85,9 @@ class Network:
     def is_linked(self, source: int, target: int) -> bool:
         return self.groups[source] == self.groups[target]
 
-    def call(self, source: int, target: int, action: Callable[P, None], *args: P.args, **kw: P.kwargs) -> None:
+    def call(
+        self, source: int, target: int, action: Callable[P, None], *args: P.args, **kw: P.kwargs
+    ) -> None:
         """Does the action where the target is, if the message arrives."""
         self.messages += 1
         if not self.is_linked(source, target):
@@ -110,5 +117,7 @@ class Network:
             heappush(queue, (now + least + int(random() ** 3 * spread), count, node.receive, (item, source)))
             if double and random() < double:
                 count += 1
-                heappush(queue, (now + least + int(random() * 4 * spread), count, node.receive, (item, source)))
+                heappush(
+                    queue, (now + least + int(random() * 4 * spread), count, node.receive, (item, source))
+                )
         engine.count = count

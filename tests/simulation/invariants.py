@@ -5,8 +5,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from consensus.errors import InvalidBlock
-from consensus.fork_choice import Store
 from consensus.finality import is_finality_wanted
+from consensus.fork_choice import Store
 from consensus.records import TaskState
 from consensus.settlement import LIVING
 from consensus.state import State, TaskStatus
@@ -22,7 +22,7 @@ def count_money(state: State, addresses: tuple[Address, ...]) -> int:
     """Balances, stakes, deposits, locks, treasury, escrows and bonds of all who ever held any."""
     jailed = state.get_jailed()
     pending = state.get_pending_set()
-    total = sum(state.get_account(address).balance for address in addresses)
+    total: int = sum(state.get_account(address).balance for address in addresses)
     total += sum(member.stake for member in state.get_validators() if member.address not in jailed)
     total += sum(member.stake for member in pending.deposits) if pending else 0
     total += sum(lock.amount for lock in state.get_locks()) + state.get_charter().treasury
@@ -118,9 +118,6 @@ class BlockChecks:
                     cost += sum(rung.reward for rung in rungs)
             if new.status == TaskStatus.CLOSING and old.status != TaskStatus.CLOSING:
                 cost += publication.batch_fee * sum(credit.batches for credit in old.interval_credits)
-                cost += publication.batch_fee * (
-                    sum(c.batches for m in new.unsettled for c in m.milestone.credits) * 0
-                )
             # A block may open and close at once; then only the whole sum is checked, by conservation.
             if new.step == old.step and old.escrow - new.escrow != cost:
                 raise Violation(f"{where}: task {task.hex()[:8]} paid {old.escrow - new.escrow}, not {cost}")
@@ -170,7 +167,13 @@ def check_arrival(node: "Node", random: Random) -> None:
         finality, header = item.get_state().get_finality(), item.header
         try:
             store.on_block(
-                item.hash, item.parent, header.height, header.time, None, finality.justified, finality.finalized
+                item.hash,
+                item.parent,
+                header.height,
+                header.time,
+                None,
+                finality.justified,
+                finality.finalized,
             )
         except InvalidBlock:
             continue
@@ -185,7 +188,9 @@ def check_agreement(nodes: list["Node"]) -> None:
     """All honest nodes have one head, and what waited for finality is final."""
     heads = {node.head.hash for node in nodes}
     if len(heads) > 1:
-        names = ", ".join(f"{node.name} {node.head.hash.hex()[:8]} at {node.head.header.height}" for node in nodes)
+        names = ", ".join(
+            f"{node.name} {node.head.hash.hex()[:8]} at {node.head.header.height}" for node in nodes
+        )
         raise Violation(f"no common head after healing: {names}")
     node = nodes[0]
     if is_finality_wanted(node.state):
@@ -199,6 +204,4 @@ def check_agreement(nodes: list["Node"]) -> None:
 def extract_guilty(votes: list[VoteItem]) -> frozenset[Address]:
     """Validators whom two of these votes convict."""
     held = set(votes)
-    return frozenset(
-        item.vote.validator for item in votes if any(rival in held for rival in item.rivals)
-    )
+    return frozenset(item.vote.validator for item in votes if any(rival in held for rival in item.rivals))

@@ -1,4 +1,4 @@
-"""An honest node: fork choice, pools, votes, proposals, duties towards tasks, evidence; all by the pure rules.
+"""An honest node: fork choice, pools, votes, proposals, duties, evidence; all by the pure rules.
 
 It remembers after a crash what a real one stores: its blocks in order of acceptance and how far it has
 signed. It differs from a real node in that other nodes share its judgements (see `archive`).
@@ -48,6 +48,8 @@ class Run:
     is_verbose: bool = False
     nodes: list["Node"] = field(default_factory=list)
     finalisations: list["FinalListener"] = field(default_factory=list)
+    heads: dict[int, Hash32] = field(default_factory=dict)
+    """The head over each set of blocks that any node ever held."""
 
     def trace(self, who: str, text: str) -> None:
         if self.is_verbose:
@@ -79,6 +81,8 @@ class Node:
         genesis = run.archive.genesis_item
         self.blocks: dict[Hash32, BlockItem] = {genesis.hash: genesis}
         """Stored: every block it accepted, in order."""
+        self.fingerprint = 0
+        """Of the set of its blocks."""
         self.blobs: set[Hash32] = set()
         """Stored: tasks whose validation blobs it holds."""
         self._start()
@@ -261,6 +265,7 @@ class Node:
         if not self._enter(item):
             return
         self.blocks[item.hash] = item
+        self.fingerprint ^= int.from_bytes(item.hash)
         for vote in item.votes:
             if vote not in self.seen:
                 self.seen.add(vote)
@@ -288,6 +293,8 @@ class Node:
 
     def _update_head(self) -> None:
         new = self.store.get_head()
+        if self.run.heads.setdefault(self.fingerprint, new) != new:
+            raise Violation(f"{self.name}: the head depends on the order of arrival")
         if new != self.head.hash:
             undone, applied = self.store.get_path(self.head.hash, new)
             self.pool.on_reorg([self.blocks[h] for h in undone], [self.blocks[h] for h in applied])
@@ -359,10 +366,10 @@ class Node:
         if self.pool.has_transactions or is_finality_wanted(state):
             times.append(get_carrier_entitled_time(state, params, header, self.address, not_before))
         for task, record in self.run.archive.get_tasks(self.head):
-            if record.qualified and self.can_prove(record.qualified[0].ciphertext, task, record.qualified[0].step):
-                times.append(
-                    get_work_entitled_time(state, task, self.address, header, params, not_before)
-                )
+            if record.qualified and self.can_prove(
+                record.qualified[0].ciphertext, task, record.qualified[0].step
+            ):
+                times.append(get_work_entitled_time(state, task, self.address, header, params, not_before))
         return min((max(time, not_before) - self.offset for time in times if time is not None), default=FAR)
 
     def can_prove(self, ciphertext: Hash32, task: Hash32, step: int) -> bool:

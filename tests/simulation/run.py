@@ -1,12 +1,14 @@
 """One run: builds the nodes of a scenario, lets virtual time pass, checks, and says what came out."""
 
+import time
+import traceback
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
-from consensus.finality import is_quorum
 from consensus.params import Genesis, GenesisAccount, Validator
-from consensus.types import Address, Amount, Hash32, Millis
-from tests.simulation.archive import Archive, Violation, VoteItem, remember_signatures
+from consensus.types import Amount, Millis
+from tests.simulation.archive import Archive, Violation, VoteItem, remember
 from tests.simulation.byzantine import Byzantine
 from tests.simulation.clients import Operators, Payer
 from tests.simulation.engine import GOOD, Engine, Network
@@ -42,15 +44,18 @@ class Outcome:
     reasons: dict[str, int] = field(default_factory=dict)
     conflict: bool = False
     guilty_share: float = 0.0
-    jailed: int = 0
-    changes: int = 0
-    settled: int = 0
+    nodes: int = 0
+    validators: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    """What came about on the first honest node's chain, and how the run was disturbed."""
+    cpu_s: float = 0.0
     gap_ms: int = 0
     digest: str = ""
 
     @property
     def command(self) -> str:
-        return f"python -m tests.simulation --{self.kind} --seed {self.seed} --verbose"
+        kind = "--attack " if self.kind == "attack" else ""
+        return f"python -m tests.simulation {kind}--seed {self.seed} --verbose"
 
 
 class Simulation:
@@ -95,14 +100,17 @@ class Simulation:
             custody = get_key(f"custody {plan.number}").address
             accounts.append(GenesisAccount(custody, Amount(BALANCE), "lab-n0" if plan.number else "hospital"))
             accounts.append(GenesisAccount(get_key(f"contributor {plan.number}").address, Amount(0), ""))
-        accounts += [GenesisAccount(get_key(name).address, Amount(BALANCE), "") for name in (*PAYERS, "payee")]
+        accounts += [
+            GenesisAccount(get_key(name).address, Amount(BALANCE), "") for name in (*PAYERS, "payee")
+        ]
         return Genesis(
             name=f"simulated {scenario.seed}",
             time=START,
             params=scenario.params,
             accounts=tuple(accounts),
             validators=tuple(
-                Validator(get_key(get_name(index)).address, stake) for index, stake in enumerate(scenario.stakes)
+                Validator(get_key(get_name(index)).address, stake)
+                for index, stake in enumerate(scenario.stakes)
             ),
             mining_organisations=tuple(f"lab-{name}" for name in names),
         )
@@ -211,25 +219,56 @@ class Simulation:
         outcome.messages = self.run.network.messages
         outcome.reasons = dict(sorted(self.archive.reasons.items()))
         outcome.conflict = self.finals.conflict is not None
-        outcome.jailed = len(node.state.get_jailed())
-        outcome.changes = node.state.get_validator_set().number
-        for task in node.state.get_tasks():
-            record = node.state.get_task(task)
-            outcome.settled += 0 if record is None or record.settled is None else record.settled.last_rung + 1
+        outcome.nodes = len(self.run.nodes)
+        outcome.validators = self.scenario.validators
+        outcome.events = self._count_events(node)
         outcome.gap_ms = self.longest_gap
         outcome.digest = f"{node.head.hash.hex()} {self.run.engine.count} {self.run.network.messages}"
+
+    def _count_events(self, node: Node) -> "Counter[str]":
+        scenario, state = self.scenario, node.state
+        events = Counter(
+            {
+                "validators jailed": len(state.get_jailed()),
+                "changes of set": state.get_validator_set().number,
+                "organisations suspended": len(state.get_suspended()),
+                "Byzantine validators": len(scenario.habits),
+                "partitions": sum(1 for outage in scenario.outages if outage.groups),
+                "crashes": sum(1 for outage in scenario.outages if not outage.groups),
+                "blocks": len(self.archive.valid),
+                "blocks off the chain": len(self.archive.valid) - node.head.header.height - 1,
+            }
+        )
+        for task in state.get_tasks():
+            record = state.get_task(task)
+            if record is not None:
+                events[f"tasks {record.status}"] += 1
+                events["rungs settled"] += record.settled.last_rung + 1 if record.settled else 0
+        item = node.head
+        while item.header.height:
+            events["work blocks"] += item.block.body.work is not None
+            events["votes in blocks"] += len(item.votes)
+            for transaction in item.transactions:
+                events[f"{type(transaction.transaction.payload).__name__} in blocks"] += 1
+            item = self.archive.valid[item.parent]
+        return events
 
 
 def simulate(seed: int, kind: str = "random", is_verbose: bool = False) -> Outcome:
     """The run of this seed; a violation is in the outcome and not raised."""
     scenario = build_attack(seed) if kind == "attack" else build_scenario(seed)
     outcome = Outcome(seed, kind)
-    with remember_signatures():
+    started = time.process_time()
+    with remember():
         simulation = Simulation(scenario, is_verbose)
         try:
             simulation.execute()
             outcome.guilty_share = simulation.check_evidence()
         except Violation as violation:
             outcome.violation = str(violation)
+        except Exception:
+            # Whatever escapes the rules is a violation too, and the run's seed is what counts.
+            outcome.violation = f"an exception escaped: {traceback.format_exc()}"
         simulation.fill(outcome)
+    outcome.cpu_s = time.process_time() - started
     return outcome

@@ -80,7 +80,13 @@ def build_scenario(seed: int) -> Scenario:
     observers = random.choice((0, 1, 1, 2)) if size <= 25 else 0
     nodes = size + observers
     habits = {index: _draw_habits(random) for index in byzantine}
-    twins = tuple(index for index in byzantine if random.random() < 0.15)
+    is_split_brain = bool(byzantine) and random.random() < 0.2
+    twins = tuple(index for index in byzantine if is_split_brain or random.random() < 0.1)
+    if is_split_brain:
+        habits = {index: habits[index] if random.random() < 0.3 else frozenset() for index in byzantine}
+        outages = _draw_split_brain(random, stakes, observers, byzantine, CHAOS_MS - 1_000)
+    else:
+        outages = _draw_outages(random, nodes, len(twins))
     params = ChainParams(
         min_block_ms=500,
         idle_ms=random.choice((1_000, 1_500)),
@@ -110,7 +116,7 @@ def build_scenario(seed: int) -> Scenario:
         twins=twins,
         offsets=tuple(random.randrange(-400, 401) for _ in range(nodes)),
         weather=weather,
-        outages=_draw_outages(random, nodes, frozenset(byzantine)),
+        outages=outages,
         tasks=tuple(_draw_task(random, number, nodes, byzantine) for number in range(count)),
         changes=_draw_changes(random, size, observers, byzantine),
         pay_ms=random.choice((1_500, 3_000, 6_000)),
@@ -136,13 +142,13 @@ def _draw_habits(random: Random) -> frozenset[str]:
     return frozenset(random.sample(HABITS, random.choice((1, 2, 3, 4))))
 
 
-def _draw_outages(random: Random, nodes: int, byzantine: frozenset[int]) -> tuple[Outage, ...]:
-    """Over by the end of chaos; Byzantine nodes are on every side's mind and never crash for long."""
+def _draw_outages(random: Random, nodes: int, copies: int) -> tuple[Outage, ...]:
+    """Over by the end of chaos; the twins' second copies come after all nodes."""
     outages = []
     if random.random() < 0.6:
         start = random.randrange(2_000, CHAOS_MS // 2)
         sides = random.choice((2, 2, 3))
-        groups = tuple(random.randrange(sides) for _ in range(nodes))
+        groups = tuple(random.randrange(sides) for _ in range(nodes + copies))
         outages.append(Outage(start, random.randrange(start + 2_000, CHAOS_MS), groups=groups))
     for _ in range(random.choice((0, 0, 1, 1, 2, 3))):
         start = random.randrange(1_000, CHAOS_MS - 3_000)
@@ -151,10 +157,28 @@ def _draw_outages(random: Random, nodes: int, byzantine: frozenset[int]) -> tupl
     return tuple(outages)
 
 
+def _draw_split_brain(
+    random: Random, stakes: tuple[int, ...], observers: int, byzantine: list[int], until: int
+) -> tuple[Outage, ...]:
+    """The honest are split evenly, and every liar runs a copy of itself on either side."""
+    honest = [index for index in range(len(stakes)) if index not in byzantine]
+    _, group_of = _split_evenly(honest, stakes)
+    groups = [group_of.get(index, 0) for index in range(len(stakes))]
+    groups += [random.randrange(2) for _ in range(observers)]
+    nodes = len(groups)
+    groups += [1 for _ in byzantine]
+    start = random.choice((0, random.randrange(0, 8_000)))
+    outages = [Outage(start, until, groups=tuple(groups))]
+    if start:
+        # The second copies wake up when the partition begins.
+        outages += [Outage(0, start + 1, node=nodes + place) for place in range(len(byzantine))]
+    return tuple(outages)
+
+
 def _draw_task(random: Random, number: int, nodes: int, byzantine: list[int]) -> TaskPlan:
     losses = [900]
     for _ in range(random.choice((1, 2, 3))):
-        losses.append(random.randrange(10, losses[-1]))
+        losses.append(random.randrange(10, max(11, losses[-1])))
     rungs = random.choice((1, 2, 3))
     targets = sorted(random.sample(range(10, 901), rungs), reverse=True)
     if random.random() < 0.6:
@@ -200,6 +224,17 @@ def _draw_changes(random: Random, size: int, observers: int, byzantine: list[int
     return tuple(changes)
 
 
+def _split_evenly(order: list[int], stakes: tuple[int, ...]) -> tuple[list[int], dict[int, int]]:
+    """Stake of two sides, and each one's side."""
+    sides = [0, 0]
+    group_of: dict[int, int] = {}
+    for index in sorted(order, key=lambda item: -stakes[item]):
+        side = sides.index(min(sides))
+        group_of[index] = side
+        sides[side] += stakes[index]
+    return sides, group_of
+
+
 def build_attack(seed: int) -> Scenario:
     """A third of stake or more runs two copies of itself, one on each side of a partition of the honest."""
     random = Random(f"attack {seed}")
@@ -211,23 +246,18 @@ def build_attack(seed: int) -> Scenario:
     chosen: list[int] = []
     while 3 * sum(stakes[index] for index in chosen) < total:
         chosen.append(order.pop())
-    while len(order) > 2 and random.random() < 0.3:
-        more = sum(stakes[index] for index in chosen) + stakes[order[-1]]
-        if 3 * more > 2 * total:
+    sides, _ = _split_evenly(order, stakes)
+    while len(order) > 2:
+        held = sum(stakes[index] for index in chosen)
+        is_enough = 3 * (min(sides) + held) >= 2 * total
+        if 3 * (held + stakes[order[-1]]) > 2 * total or (is_enough and random.random() < 0.8):
             break
         chosen.append(order.pop())
+        sides, _ = _split_evenly(order, stakes)
     observers = random.choice((0, 1))
-    # The honest are split as evenly as it goes, so that each side has its two thirds together with the liars.
-    sides = [0, 0]
-    group_of: dict[int, int] = {}
-    for index in sorted(order, key=lambda item: -stakes[item]):
-        side = sides.index(min(sides))
-        group_of[index] = side
-        sides[side] += stakes[index]
-    groups = [group_of.get(index, 0) for index in range(size)] + [random.randrange(2) for _ in range(observers)]
-    groups += [1 for _ in chosen]
-    start = random.randrange(0, 8_000)
     nodes = size + observers
+    chosen = sorted(chosen)
+    outages = _draw_split_brain(random, stakes, observers, chosen, 26_000)
     changes: tuple[Change, ...] = ()
     if random.random() < 0.3:
         kind, index = random.choice((("leave", order[0]), ("more", order[0]), ("less", order[-1])))
@@ -237,12 +267,12 @@ def build_attack(seed: int) -> Scenario:
         params=ChainParams(idle_ms=1_000, slot_ms=1_500, max_body_bytes=65_536, max_transactions=40),
         stakes=stakes,
         observers=observers,
-        habits={index: frozenset() for index in sorted(chosen)},
-        twins=tuple(sorted(chosen)),
+        habits={index: frozenset() for index in chosen},
+        twins=tuple(chosen),
         offsets=tuple(random.randrange(-200, 201) for _ in range(nodes)),
         weather=Weather(20, random.choice((180, 600)), random.choice((0.0, 0.05)), 0.0),
-        outages=(Outage(start, 26_000, groups=tuple(groups)),),
-        tasks=(_draw_task(random, 0, nodes, sorted(chosen)),) if random.random() < 0.3 else (),
+        outages=outages,
+        tasks=(_draw_task(random, 0, nodes, chosen),) if random.random() < 0.3 else (),
         changes=changes,
         pay_ms=1_500,
         is_attack=True,

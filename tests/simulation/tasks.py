@@ -18,6 +18,7 @@ from consensus.state import TaskStatus
 from consensus.task import (
     Batch,
     BlobRef,
+    Claim,
     Contribute,
     Draft,
     DraftTask,
@@ -148,7 +149,8 @@ class TaskScript:
         )
 
     def _build_openings(self) -> None:
-        plan, weights, momentum, previous = self.plan, self.publication.initial_weights, (0, 0, 0), ZERO_HASH
+        plan, weights, previous = self.plan, self.publication.initial_weights, ZERO_HASH
+        momentum: tuple[int, ...] = (0, 0, 0)
         for step in range(self.steps + 1):
             self.weights[step] = weights
             digest = compute_weights_digest(weights)
@@ -161,11 +163,13 @@ class TaskScript:
             if step == self.steps:
                 break
             gradient = (5 + step, 6, -7)
-            opening = OpenGradient(self.task, step, previous, digest, self._build_claims(step, digest), gradient)
+            opening = OpenGradient(
+                self.task, step, previous, digest, self._build_claims(step, digest), gradient
+            )
             previous = self._add(opening, replace(opening, gradient=(5 + step, 6, -8)))
             weights, momentum = apply_opening(weights, momentum, gradient, 8, 4, 1_000)
 
-    def _build_claims(self, step: int, digest: Hash32):  # type: ignore[no-untyped-def]
+    def _build_claims(self, step: int, digest: Hash32) -> tuple[Claim, ...]:
         claims = []
         for batch in get_step_batches(self.publication, step):
             name = self.plan.miners[(2 * step + batch) % len(self.plan.miners)]
