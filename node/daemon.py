@@ -32,6 +32,7 @@ from node.handlers import PeerHandlers
 from node.history import WeightHistory
 from node.keystore import load_account_key
 from node.ledger.level import LevelStore
+from node.lightview import LightView
 from node.mempool import Mempool
 from node.miner import Miner
 from node.proposer import Proposer
@@ -180,7 +181,8 @@ class Node:
     async def _start_apis(self, stack: AsyncExitStack) -> None:
         config = self.config
         view = CoreView(self.core, self.network, self._get_info())
-        await _serve(stack, build_public_app(view, config), config.api.host, config.api.port)
+        light = LightView(self.core.chain, self.sync.service)
+        await _serve(stack, build_public_app(view, config, light=light), config.api.host, config.api.port)
         if config.operator.enabled:
             token = load_token(config.token_file)
             app = build_operator_app(view, CoreOperator(self.core), config, token)

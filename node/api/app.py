@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from node.api.errors import Handler, Problem, problem_middleware
 from node.api.health import REGISTRY, NodeCollector, RequestMetrics, get_livez, get_metrics, get_readyz
+from node.api.light import LIGHT, LIGHT_ROUTES
 from node.api.openapi import build_document
 from node.api.operator import BLOB_LIMIT, OPERATOR, OPERATOR_ROUTES, build_token_middleware
 from node.api.requests import JSON, VIEW, Route, RouteHandler, check_query
@@ -22,6 +23,7 @@ from node.api.sse import MAX_STREAMS, STREAMS, close_streams, get_events
 from node.api.trust import TRUST_ROUTES
 from node.api.view import NodeView, OperatorView
 from node.config import NodeConfig
+from node.lightview import LightView
 
 MAX_OPERATOR_JSON = 16 * 1024 * 1024
 MAX_CLIENTS = 4_096
@@ -120,8 +122,8 @@ PUBLIC_ROUTES: tuple[Route, ...] = (*ROUTES, *TRUST_ROUTES, *_SERVICE_ROUTES, DO
 ALL_OPERATOR_ROUTES: tuple[Route, ...] = (*OPERATOR_ROUTES, replace(DOCUMENT_ROUTE, errors=(401,)))
 
 
-def build_public_document(version: str) -> bytes:
-    document = build_document(PUBLIC_ROUTES, title="bmif node", version=version)
+def build_public_document(version: str, routes: Sequence[Route] = PUBLIC_ROUTES) -> bytes:
+    document = build_document(routes, title="bmif node", version=version)
     return json.dumps(document, indent=1).encode()
 
 
@@ -131,9 +133,15 @@ def build_operator_document(version: str) -> bytes:
 
 
 def build_public_app(
-    view: NodeView, config: NodeConfig, registry: CollectorRegistry | None = None
+    view: NodeView,
+    config: NodeConfig,
+    registry: CollectorRegistry | None = None,
+    light: LightView | None = None,
 ) -> web.Application:
-    """The public application; the daemon runs it on `api.host:api.port` and may add metrics to `registry`."""
+    """The public application; the daemon runs it on `api.host:api.port` and may add metrics to `registry`.
+
+    With `light` it has the routes for light clients.
+    """
     registry = registry or CollectorRegistry()
     registry.register(NodeCollector(view))
     metrics = RequestMetrics(registry)
@@ -151,7 +159,11 @@ def build_public_app(
     app[STREAMS] = set()
     app[MAX_STREAMS] = config.api.max_event_streams
     app.on_shutdown.append(close_streams)
-    _add_routes(app, PUBLIC_ROUTES, build_public_document(view.info.version))
+    routes = PUBLIC_ROUTES
+    if light is not None:
+        app[LIGHT] = light
+        routes = (*PUBLIC_ROUTES, *LIGHT_ROUTES)
+    _add_routes(app, routes, build_public_document(view.info.version, routes))
     return app
 
 

@@ -20,6 +20,10 @@ _PATH_PARAMETERS: Mapping[str, Document] = {
         "description": "Hash (64 hexadecimal digits), height, or `head`",
         "schema": {"type": "string", "pattern": "^([0-9a-f]{64}|0|[1-9][0-9]{0,15}|head)$"},
     },
+    "height": {
+        "description": "Number of blocks above genesis",
+        "schema": {"type": "integer", "minimum": 0, "maximum": 2**53},
+    },
 }
 _HASH_PARAMETER: Document = {
     "description": "64 lower-case hexadecimal digits",
@@ -42,6 +46,18 @@ _QUERY_PARAMETERS: Mapping[str, Document] = {
     "length": {
         "description": "Bytes of the blob, to fetch it from peers",
         "schema": {"type": "integer", "minimum": 1},
+    },
+    "set": {
+        "description": "Number of the validator set that the client knows",
+        "schema": {"type": "integer", "minimum": 0, "default": 0},
+    },
+    "from": {
+        "description": "Lowest height",
+        "schema": {"type": "integer", "minimum": 0, "default": 1},
+    },
+    "count": {
+        "description": "Most items of the answer",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 512, "default": 512},
     },
 }
 

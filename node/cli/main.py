@@ -2,7 +2,7 @@
 
 import typer
 
-from node.cli import audit, config, data, fuse, governance, keys, ledger, run, task, testnet, watch
+from node.cli import audit, config, data, fuse, governance, keys, ledger, light, run, task, testnet, watch
 from node.cli.common import Commands
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(fuse.model_app, name="model")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(light.app, name="light")
 app.add_typer(governance.app, name="governance")
 app.add_typer(config.app, name="config")
 task.app.command("watch")(watch.watch)
