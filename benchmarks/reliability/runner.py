@@ -98,10 +98,11 @@ class _Story:
             try:
                 await load.connect()
                 before = await count_money(load, "node4", list(addresses.values()))
+                old = {task.id async for task in load.get_client("node4").iterate_tasks()}
                 await load.fund()
                 await self._perturb(perturber, load)
                 await load.drain(DRAIN_S)
-                self.findings = await check_net(backend, watcher, load, addresses, before)
+                self.findings = await check_net(backend, watcher, load, addresses, before, old)
             finally:
                 await load.end()
 

@@ -38,6 +38,7 @@ DEADLINE_S = 240.0
 """Far more than anything here takes: a shared machine can be many times slower than an idle one."""
 POLL_S = 0.05
 BATCH_FEE = 3
+BOND = 1_000
 PROFILE = {
     "name": "fleet",
     "params": {
@@ -127,7 +128,7 @@ class Recipe:
         rungs = tuple(part for rung in self.rungs for part in ("--rung", rung))
         return (
             *rungs, "--batches-per-step", str(self.batches), "--learning-rate", str(self.learning_rate),
-            "--loss-every", str(self.loss_every), "--batch-fee", str(BATCH_FEE), "--bond", "1000",
+            "--loss-every", str(self.loss_every), "--batch-fee", str(BATCH_FEE), "--bond", str(BOND),
         )  # fmt: skip
 
 
@@ -262,7 +263,7 @@ class Fleet:
         return next(item for item in client.collect(client.api.iterate_tasks()) if item.id == task)
 
     def wait_complete(self, task: str, name: str = "node4") -> None:
-        """Return once the task's last milestone is taken, as this node sees it."""
+        """Return once the task's last milestone is settled, as this node sees it."""
 
         def read() -> bool:
             found = self.get_summary(name, task)
@@ -303,7 +304,10 @@ class Fleet:
             poll(read, f"{name} recomputes the losses of task {task[:12]}")
 
     def count_money(self, name: str) -> dict[str, int]:
-        """Every account's balance and all escrows and bonds, read at one block."""
+        """Every account's balance, all escrows and bonds, and the bonds of complete tasks, read at one block.
+
+        Those stay locked for as long as evidence is admissible, which is longer than any test.
+        """
 
         def read() -> dict[str, int] | None:
             client = self.api(name)
@@ -317,7 +321,9 @@ class Fleet:
             if self.get_status(name).head.hash != before:
                 return None
             escrow = sum(task.escrow + task.bond for task in tasks)
-            return {account.address: account.balance for account in accounts} | {"escrow": escrow}
+            locks = BOND * sum(task.status == "complete" for task in listed)
+            held = {"escrow": escrow, "locks": locks}
+            return {account.address: account.balance for account in accounts} | held
 
         return poll(read, "accounts and tasks read at one block")
 

@@ -18,7 +18,7 @@ from node.ledger.chainstore import Ledger
 from node.ledger.level import LevelStore
 from node.processes import get_pid
 from tests.testnet.conftest import NAMES
-from tests.testnet.fleet import Fleet, Recipe, poll
+from tests.testnet.fleet import BOND, Fleet, Recipe, poll
 
 SLOW = Recipe(("0.033:300", "0.022:300", "0.010:300"), loss_every=2)
 """Six steps or a few more."""
@@ -58,7 +58,7 @@ def read_chain_openings(fleet: Fleet, task: str, name: str = "node4") -> Opened:
 
 
 def check_paid_once(fleet: Fleet, task: str, before: dict[str, int]) -> None:
-    """What the custody lost is what the miners got: rewards, and a fee for each credited batch."""
+    """What the custody lost is what the miners got, rewards and a fee a credited batch, and its bond."""
     fleet.wait_agreement(NAMES)
     after = fleet.count_money("node4")
     found = fleet.get_task("node4", task)
@@ -67,7 +67,8 @@ def check_paid_once(fleet: Fleet, task: str, before: dict[str, int]) -> None:
     paid = sum(rung.reward for rung in found.ladder) + found.batch_fee * batches
     earned = {key: after[key] - before[key] for key in before}
     custody = fleet.get_address("node1")
-    assert earned.pop(custody) == -paid
+    assert earned.pop("locks") == BOND
+    assert earned.pop(custody) == -paid - BOND
     assert sum(earned.values()) == paid
     assert {credit.miner for credit in found.credits} == {key for key, value in earned.items() if value}
 

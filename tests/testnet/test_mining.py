@@ -8,7 +8,7 @@ from consensus.task import Draft, OpenGradient, PublishTask
 from node.api.payloads import build_core
 from node.api.schemas import BlockModel
 from tests.testnet.conftest import LATE, NAMES, Mined
-from tests.testnet.fleet import BATCH_FEE, Fleet
+from tests.testnet.fleet import BATCH_FEE, BOND, Fleet
 
 
 def get_work_blocks(fleet: Fleet, task: str) -> list[BlockModel]:
@@ -32,7 +32,7 @@ def test_every_node_agrees_and_recomputed_every_loss_itself(fleet: Fleet, mined:
 
 def test_every_milestone_is_taken_once_by_those_who_mined_it(fleet: Fleet, mined: Mined) -> None:
     task = fleet.get_task("node4", mined.task)
-    assert [rung.state for rung in task.ladder] == ["taken"] * 4
+    assert [rung.state for rung in task.ladder] == ["settled"] * 4
     taken = Counter[int]()
     for block in get_work_blocks(fleet, mined.task):
         assert block.work is not None
@@ -47,7 +47,7 @@ def test_every_milestone_is_taken_once_by_those_who_mined_it(fleet: Fleet, mined
 
 
 def test_rewards_and_fees_are_paid_exactly_once(fleet: Fleet, mined: Mined) -> None:
-    """From the chain's work blocks alone, to the last unit; escrow and bond are back."""
+    """From the chain's work blocks alone, to the last unit; the escrow is empty, the bond locked."""
     task = fleet.get_task("node4", mined.task)
     expected = Counter[str]()
     for block in get_work_blocks(fleet, mined.task):
@@ -59,6 +59,7 @@ def test_rewards_and_fees_are_paid_exactly_once(fleet: Fleet, mined: Mined) -> N
             expected[credit.miner] += reward * credit.batches // batches + BATCH_FEE * credit.batches
         shares = sum(reward * credit.batches // batches for credit in credits)
         expected[credits[0].miner] += reward - shares
+    expected["locks"] = BOND
     expected[fleet.get_address("node1")] = -expected.total()
     changed = {key: mined.after[key] - mined.before[key] for key in mined.after}
     assert {key: value for key, value in changed.items() if value} == dict(expected)
