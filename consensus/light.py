@@ -287,7 +287,9 @@ def update(
     old.
     """
     detail = f"the trusted header is of {state.trusted.time}: a newer one has to come from the operator"
-    _require(not is_expired(state, now, evidence_ms), LightReason.EXPIRED, detail)
+    # That nothing is new may be heard from anyone, at any time.
+    is_new = proof.checkpoint != state.checkpoint
+    _require(not (is_new and is_expired(state, now, evidence_ms)), LightReason.EXPIRED, detail)
     return _update(state, changes, proof, headers)
 
 

@@ -195,6 +195,7 @@ def test_trust_that_is_too_old_needs_the_operator(chain: VotedChain) -> None:
     with pytest.raises(LightError) as caught:
         update(state, (), prove(chain, 5), Millis(limit + 1), EVIDENCE_MS)
     assert caught.value.reason is LightReason.EXPIRED
+    assert update(state, (), prove(chain, 2), Millis(limit + 1), EVIDENCE_MS) is state
     # Unless it knows otherwise that the set still binds it.
     assert update_at_any_age(state, (), prove(chain, 5)).checkpoint == chain.get_checkpoint(5)
 
