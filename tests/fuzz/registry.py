@@ -1,0 +1,23 @@
+"""All targets. Those of classes, messages, rows of the ledger and bodies of the API are found by looking."""
+
+from functools import cache
+
+from tests.fuzz import api_targets, file_targets, gate_targets, peer_targets, rule_targets, sync_targets
+from tests.fuzz.target import Target
+
+
+@cache
+def get_targets() -> dict[str, Target]:
+    """By name, in alphabetical order."""
+    targets = [
+        *rule_targets.build_targets(),
+        *peer_targets.build_targets(),
+        *sync_targets.build_targets(),
+        *gate_targets.build_targets(),
+        *api_targets.build_targets(),
+        *file_targets.build_targets(),
+    ]
+    named = {target.name: target for target in sorted(targets, key=lambda target: target.name)}
+    if len(named) != len(targets):
+        raise ValueError("two targets of one name")
+    return named
