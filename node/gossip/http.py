@@ -35,6 +35,8 @@ BODY_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 30.0
 """Of connections that this node opened; listeners keep them for longer."""
+MAX_CONNECTIONS = 32
+"""To one address."""
 LINGERING_S = 2.0
 """For what a peer still sends after its request was refused."""
 SHUTDOWN_S = 0.5
@@ -49,10 +51,11 @@ class _Connector:
 
     def __init__(self, files: TlsFiles) -> None:
         self.identity: PeerIdentity | None = None
-        # No limit here: an announcement must not queue behind chunks, whose number the fetcher bounds.
+        # More than the fetcher's chunks, so that an announcement does not queue behind them; less than a
+        # listener takes of one node.
         context = build_client_context(files, self._on_identity)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEPALIVE_S),
+            connector=aiohttp.TCPConnector(ssl=context, limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_S),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
@@ -144,8 +147,10 @@ class HttpTransport:
         if self._service is None or connection is None or connection.identity is None:
             raise web.HTTPServiceUnavailable
         peer = connection.identity
-        if request.method != "POST" or not request.path.startswith(PREFIX):
+        if not request.path.startswith(PREFIX):
             raise web.HTTPNotFound
+        if request.method != "POST":
+            raise web.HTTPMethodNotAllowed(request.method, ["POST"])
         try:
             route = Route(request.path.removeprefix(PREFIX))
         except ValueError as error:

@@ -11,7 +11,7 @@ from consensus.task import BlobRef
 from consensus.types import Hash32
 from node.blobs import BlobStore
 from node.clock import ManualClock, SystemClock
-from node.fetch import BlobFetcher, BlobUnavailable, FetchError, SourceError
+from node.fetch import BlobFetcher, BlobUnavailable, FetchError, FetchLimits, SourceBusy, SourceError
 
 DATA = bytes(at * 7 % 251 for at in range(6 * CHUNK_BYTES + 99))
 CHUNKS = 7
@@ -101,6 +101,43 @@ async def test_failing_and_forgetful_peers_are_passed_over(
     path = await BlobFetcher(store, lambda: peers, SystemClock()).fetch(ref)
     assert path.read_bytes() == DATA
     assert not any(peer.faults for peer in peers)
+
+
+async def test_a_busy_peer_is_given_time_and_nothing_is_held_against_it(
+    store: BlobStore, origin: BlobStore, ref: BlobRef
+) -> None:
+    """It refuses more often than a failing peer would be forgiven, and is the only one that has the blob."""
+    (peer,) = peers = build_peers(origin, ref, 1)
+    limits = FetchLimits(busy_pause_s=0.01)
+    refusals = iter(range(4 * limits.failures_per_source))
+
+    def answer(index: int, data: bytes) -> bytes:
+        if next(refusals, None) is not None:
+            raise SourceBusy("too many requests")
+        return data
+
+    peer.answer = answer
+    path = await BlobFetcher(store, lambda: peers, SystemClock(), limits).fetch(ref, patience_s=0)
+    assert path.read_bytes() == DATA
+    assert not peer.faults
+
+
+async def test_a_peer_that_is_always_busy_is_passed_over(
+    store: BlobStore, origin: BlobStore, ref: BlobRef, tmp_path: Path
+) -> None:
+    peers = build_peers(origin, ref, 2)
+
+    def answer(index: int, data: bytes) -> bytes:
+        raise SourceBusy("too many requests")
+
+    peers[0].answer = answer
+    limits = FetchLimits(busy_pause_s=0.001, busy_per_source=5)
+    path = await BlobFetcher(store, lambda: peers, SystemClock(), limits).fetch(ref)
+    assert path.read_bytes() == DATA
+    with pytest.raises(BlobUnavailable):
+        await BlobFetcher(BlobStore(tmp_path / "alone"), lambda: peers[:1], SystemClock(), limits).fetch(
+            ref, patience_s=0
+        )
 
 
 async def test_progress_survives_and_only_the_rest_is_fetched(

@@ -16,6 +16,7 @@ from node.gossip.http import HttpTransport
 from node.gossip.limits import Fault, NetworkLimits
 from node.gossip.messages import (
     MAX_INLINE_BYTES,
+    MAX_KIND_BYTES,
     Announced,
     Announcement,
     Kind,
@@ -72,11 +73,13 @@ async def test_objects_are_relayed_along_a_line(world: World, stack: AsyncExitSt
         await stack.enter_async_context(world.run(node, b))
     for node, links in ((a, 1), (b, 2), (c, 1)):
         await node.wait_linked(links)
-    data = b"x" * size
-    object_id = a.announce(TX, data)
+    # No other object is as large as a block.
+    kind = BLOCK if size > MAX_KIND_BYTES[TX] else TX
+    data = GENESIS + b"x" * size
+    object_id = a.announce(kind, data)
     for node in nodes:
-        await node.wait_for_object(TX, object_id)
-        assert node.objects[TX, object_id] == data
+        await node.wait_for_object(kind, object_id)
+        assert node.objects[kind, object_id] == data
     assert [peer for _, _, peer in c.judged] == ["b"]
     assert a.judged == []
 
