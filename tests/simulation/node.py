@@ -7,6 +7,7 @@ signed. It differs from a real node in that other nodes share its judgements (se
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Protocol
 
 import consensus.finality
 from consensus.block import Block, Header, Work
@@ -36,6 +37,12 @@ POLL_MS = 250
 ASK_BATCH = 64
 
 
+class FinalListener(Protocol):
+    """Told whenever a node's last finalised block changes."""
+
+    def on_final(self, node: "Node", before: Checkpoint, after: Checkpoint) -> None: ...
+
+
 @dataclass(slots=True)
 class Run:
     """What all parts of one run share."""
@@ -47,20 +54,13 @@ class Run:
     book: TaskBook
     is_verbose: bool = False
     nodes: list["Node"] = field(default_factory=list)
-    finalisations: list["FinalListener"] = field(default_factory=list)
+    finalisations: list[FinalListener] = field(default_factory=list)
     heads: dict[int, Hash32] = field(default_factory=dict)
     """The head over each set of blocks that any node ever held."""
 
     def trace(self, who: str, text: str) -> None:
         if self.is_verbose:
             print(f"{(self.engine.now - self.engine.start) / 1000:9.3f}  {who:<8} {text}")
-
-
-class FinalListener:
-    """Told whenever a node's last finalised block changes."""
-
-    def on_final(self, node: "Node", before: Checkpoint, after: Checkpoint) -> None:
-        raise NotImplementedError
 
 
 class Node:

@@ -80,7 +80,7 @@ class Simulation:
         for name in PAYERS:
             Payer(self.run, name, scenario.pay_ms, until)
         self.finals = FinalChecks(self.archive, allows_conflict=scenario.is_attack)
-        self.run.finalisations.append(self.finals)  # type: ignore[arg-type]
+        self.run.finalisations.append(self.finals)
         BlockChecks(
             self.archive,
             tuple(account.address for account in self.archive.genesis.accounts),
