@@ -18,13 +18,14 @@ from benchmarks.reliability.backend import Backend
 from benchmarks.reliability.container_backend import ContainerBackend
 from benchmarks.reliability.manifest import Manifest, find_manifest, load_manifest
 from benchmarks.reliability.process_backend import ProcessBackend
-from benchmarks.reliability.report import DOCUMENT, format_run, load_results, save_results, write_document
+from benchmarks.reliability.report import DOCUMENT, format_run, load_results, save_result, write_document
 from benchmarks.reliability.runner import Run, run_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "out"
 COMPOSE = ROOT / "tests" / "testnet" / "compose.sh"
 FULL = ("finality", "links", "disks-and-clocks", "kills", "custody")
+KINDS = ("processes", "containers")
 QUICK = {"processes": ("quick",), "containers": ("quick-containers",)}
 
 
@@ -41,6 +42,7 @@ async def run_all(options: argparse.Namespace, kind: str, scratch: Path) -> list
     for manifest in manifests:
         backend = build_backend(kind, manifest, scratch, attach=options.attach)
         runs.append(await run_manifest(manifest, backend, options.seed))
+        save_result(get_results(kind), runs[-1])
     return runs
 
 
@@ -51,8 +53,6 @@ def run_backend(options: argparse.Namespace, kind: str) -> bool:
         runs = asyncio.run(run_all(options, kind, Path(scratch)))
     for run in runs:
         print(f"\n{format_run(run)}")
-    RESULTS.mkdir(exist_ok=True)
-    save_results(get_results(kind), runs)
     problems = [f"{run.manifest.name} on {run.backend}: {p}" for run in runs for p in run.problems]
     for problem in problems:
         print(f"PROBLEM: {problem}", flush=True)
@@ -72,31 +72,38 @@ def can_have_engine() -> bool:
 
 def run_everything(options: argparse.Namespace) -> bool:
     """Processes, then containers where that is possible, then the page."""
-    kinds = ["processes"]
+    for kind in KINDS:
+        get_results(kind).unlink(missing_ok=True)
     holds = run_backend(options, "processes")
     if can_have_engine():
-        kinds.append("containers")
         command = ["bash", str(COMPOSE), "reliability", "--seed", str(options.seed)]
         holds = subprocess.run(command).returncode == 0 and holds
     else:
         print("No Docker engine answers, and only root on Debian or Ubuntu can start one: no containers.")
-    write_document([entry for kind in kinds for entry in load_results(get_results(kind))])
-    print(f"{DOCUMENT.relative_to(ROOT)} renewed")
+    renew_document()
     return holds
+
+
+def renew_document() -> None:
+    """From the last results of each manifest, in the order in which they run."""
+    entries = [entry for kind in KINDS for entry in load_results(get_results(kind))]
+    write_document(sorted((e for e in entries if e.manifest in FULL), key=lambda e: FULL.index(e.manifest)))
+    print(f"{DOCUMENT.relative_to(ROOT)} renewed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--backend", choices=("processes", "containers"), help="only one, and not the page")
+    parser.add_argument("--backend", choices=KINDS, help="only one, and not the page")
     parser.add_argument("--quick", action="store_true", help="a short selection")
     parser.add_argument("--manifest", nargs="+", help="names in benchmarks/reliability/manifests, or paths")
     parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="of every choice")
     parser.add_argument("--attach", action="store_true", help="containers: use the testnet that is up")
-    parser.add_argument("--write", action="store_true", help="only renew the page, from the last results")
+    parser.add_argument(
+        "--write", action="store_true", help="only renew the page, from the last results (out/)"
+    )
     options = parser.parse_args()
     if options.write:
-        kept = [get_results(kind) for kind in QUICK if get_results(kind).exists()]
-        write_document([entry for path in kept for entry in load_results(path)])
+        renew_document()
         return
     if options.backend or options.quick or options.manifest:
         holds = run_backend(options, options.backend or "processes")

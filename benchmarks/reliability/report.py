@@ -152,12 +152,19 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 # --- kept results -----------------------------------------------------------------------------
 
 
-def save_results(path: Path, runs: Sequence[Run]) -> None:
-    path.write_text(json.dumps([asdict(build_entry(run)) for run in runs], indent=1) + "\n", encoding="utf-8")
+def save_result(path: Path, run: Run) -> None:
+    """Keep a run beside those of other manifests; an earlier one of its own goes."""
+    entries = [entry for entry in load_results(path) if entry.manifest != run.manifest.name]
+    entries.append(build_entry(run))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", encoding="utf-8")
 
 
 def load_results(path: Path) -> list[Entry]:
-    entries = []
+    """None where there is no file."""
+    entries: list[Entry] = []
+    if not path.exists():
+        return entries
     for document in json.loads(path.read_text(encoding="utf-8")):
         document["rows"] = tuple(Row(**row) for row in document["rows"])
         document["findings"] = tuple(tuple(finding) for finding in document["findings"])
