@@ -75,6 +75,7 @@ class Accuser:
         self._dismissed: Counter[Address] = Counter()
         for key, _ in core.chain.ledger.iterate_records(DISMISSED_PREFIX):
             self._dismissed[_get_accuser(key)] += 1
+        core.on_transaction(self._notice)
         core.chain.on_head_change(self._on_head)
 
     async def run(self) -> None:
@@ -83,8 +84,6 @@ class Accuser:
         seen = -1
         while True:
             self._resend()
-            for pooled in self._core.mempool.get_all():
-                self._notice(pooled.transaction)
             await self._look()
             seen = await self._core.pulse.wait(seen, POLL_S)
 
@@ -114,7 +113,7 @@ class Accuser:
             return
         each = sum(waiting.accuser == accuser for waiting in self._waiting.values())
         if each >= MAX_WAITING_EACH or len(self._waiting) >= MAX_WAITING:
-            return  # noticed again on the chain or in the mempool once there is room
+            return  # noticed again when it comes to the chain
         if not self._is_plausible(accuser, identifier, payload.accusation):
             return
         self._waiting[identifier] = _Waiting(accuser, payload.accusation, 0.0)
@@ -137,6 +136,8 @@ class Accuser:
         if isinstance(accusation, WrongLoss):
             return state.get_task(accusation.opening.task) is not None
         claim = accusation.claim
+        if claim.bundle.root == accusation.canonical:
+            return False
         publication = state.get_publication(claim.task)
         if (
             publication is None
@@ -221,8 +222,12 @@ class Accuser:
                 core.chain.ledger.delete_record(key)
                 continue
             transaction = decode(SignedTransaction, data)
-            if not core.is_pending(transaction):
-                core.admit(transaction)
+            if core.is_pending(transaction):
+                continue
+            admission = core.admit(transaction)
+            if not admission.accepted and admission.reason not in ("KNOWN", "MEMPOOL_FULL"):
+                logger.warning("own accusation is refused for good: %s", admission.reason)
+                core.chain.ledger.delete_record(key)
 
 
 def _get_dismissed_key(accuser: Address, accusation: Hash32) -> bytes:

@@ -15,7 +15,6 @@ from consensus.codec import decode, encode
 from consensus.identifiers import compute_weights_digest
 from consensus.openings import is_loss_due
 from consensus.payload import WrongBundle
-from consensus.settlement import LIVING
 from consensus.task import Batch, Claim, OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
 from consensus.types import Address, Hash32
@@ -24,6 +23,7 @@ from node.accuser import accuse
 from node.blobs import BlobError
 from node.canonical import compute_canonical_root
 from node.core import Core
+from node.living import LivingTasks
 from node.tasks import TaskDefinition, TaskTip
 from node.work import WorkerPool
 from workloads import base
@@ -69,6 +69,7 @@ class Custody:
         self._bundles: set[Hash32] = set()
         self._faults: Counter[Address] = Counter()
         self._forgotten: set[Hash32] = set()
+        self._tasks = LivingTasks(core)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -104,14 +105,11 @@ class Custody:
     def _forget_ended(self) -> None:
         """Sums without noise and decrypted batches go with their task, however it ended."""
         core = self._core
-        state = core.chain.head_state
-        for task_id in state.get_tasks():
-            task, definition = state.get_task(task_id), core.get_definition(task_id)
-            if task is None or definition is None or definition.custody != core.address:
-                continue
-            if task.status in LIVING or task_id in self._forgotten:
-                continue
+        for task_id in self._tasks.get_ended() - self._forgotten:
+            definition = core.get_definition(task_id)
             self._forgotten.add(task_id)
+            if definition is None or definition.custody != core.address:
+                continue
             sums = [key for key, _ in core.chain.ledger.iterate_records(b"verified/" + task_id)]
             core.chain.ledger.put_records({}, sums)
             for clear in self._get_keys(definition).glob("*.npz"):

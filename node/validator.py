@@ -4,12 +4,13 @@ import logging
 from dataclasses import replace
 
 from consensus.payload import SettleTask
-from consensus.settlement import LIVING, is_expirable, is_verdict_over
-from consensus.state import TaskStatus
+from consensus.records import TaskState, TaskStatus, Unsettled
+from consensus.settlement import is_expirable, is_verdict_over
 from consensus.task import Available, ExpireTask
 from consensus.types import Hash32, Millis
 from node.blobs import BlobError
 from node.core import Core
+from node.living import LivingTasks
 from node.tasks import get_next_context
 from workloads.base import WorkloadError
 
@@ -24,15 +25,14 @@ class Availability:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._tasks = LivingTasks(core)
 
     async def run(self) -> None:
         """Until cancelled."""
         seen = -1
         while True:
-            state = self._core.chain.head_state
-            for task_id in self._core.get_tasks(TaskStatus.PENDING):
-                task = state.get_task(task_id)
-                if task is not None and self._core.address not in task.available:
+            for task_id, task in self._tasks.get(TaskStatus.PENDING):
+                if self._core.address not in task.available:
                     await self._promise(task_id)
             seen = await self._core.pulse.wait(seen, POLL_S)
 
@@ -62,20 +62,20 @@ class Expirer:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._tasks = LivingTasks(core)
 
     async def run(self) -> None:
         """Until cancelled."""
         seen = -1
         while True:
-            for status in LIVING:
-                for task_id in self._core.get_tasks(status):
-                    self._consider(task_id)
+            for task_id, task in self._tasks.get():
+                self._consider(task_id, task)
             seen = await self._core.pulse.wait(seen, POLL_S)
 
-    def _consider(self, task_id: Hash32) -> None:
+    def _consider(self, task_id: Hash32, task: TaskState) -> None:
         core = self._core
-        definition, task = core.get_definition(task_id), core.chain.head_state.get_task(task_id)
-        if definition is None or task is None:
+        definition = core.get_definition(task_id)
+        if definition is None:
             return
         context = get_next_context(core.chain, core.clock.now_ms())
         grace = 0 if definition.custody == core.address else EXPIRE_GRACE_MS
@@ -96,22 +96,19 @@ class Settler:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._tasks = LivingTasks(core)
 
     async def run(self) -> None:
         """Until cancelled."""
         seen = -1
         while True:
-            for status in (TaskStatus.OPEN, TaskStatus.CLOSING):
-                for task_id in self._core.get_tasks(status):
-                    self._consider(task_id)
+            for task_id, task in self._tasks.get(TaskStatus.OPEN, TaskStatus.CLOSING):
+                if task.unsettled:
+                    self._consider(task_id, task.unsettled[0])
             seen = await self._core.pulse.wait(seen, POLL_S)
 
-    def _consider(self, task_id: Hash32) -> None:
+    def _consider(self, task_id: Hash32, first: Unsettled) -> None:
         core = self._core
-        task = core.chain.head_state.get_task(task_id)
-        if task is None or not task.unsettled:
-            return
-        first = task.unsettled[0]
         if not is_verdict_over(first, get_next_context(core.chain, core.clock.now_ms())):
             return
         transaction = core.sign(SettleTask(task_id, first.milestone.loss_opening))

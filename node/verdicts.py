@@ -18,6 +18,7 @@ from consensus.types import Hash32
 from node.config import VerdictSettings
 from node.core import Core
 from node.keystore import write_private_file
+from node.living import LivingTasks
 from node.tasks import TaskDefinition
 from workloads.base import PrivatePairs, VerdictJob, WorkloadError
 from workloads.noise import SECRET_BYTES
@@ -36,6 +37,7 @@ class Judge:
         self._settings = settings
         self._secret = data_dir / SECRET_FILE
         self._failed: set[Hash32] = set()
+        self._tasks = LivingTasks(core)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -44,9 +46,9 @@ class Judge:
         self._make_secret()
         seen = -1
         while True:
-            for status in (TaskStatus.OPEN, TaskStatus.CLOSING):
-                for task_id in self._core.get_tasks(status):
-                    await self._serve(task_id)
+            for task_id, task in self._tasks.get(TaskStatus.OPEN, TaskStatus.CLOSING):
+                if task.unsettled:
+                    await self._serve(task_id, task)
             seen = await self._core.pulse.wait(seen, POLL_S)
 
     def _make_secret(self) -> None:
@@ -56,11 +58,10 @@ class Judge:
         self._secret.unlink(missing_ok=True)
         write_private_file(self._secret, secrets.token_bytes(SECRET_BYTES))
 
-    async def _serve(self, task_id: Hash32) -> None:
+    async def _serve(self, task_id: Hash32, task: TaskState) -> None:
         core = self._core
-        state = core.chain.head_state
-        task, definition = state.get_task(task_id), core.get_definition(task_id)
-        if task is None or definition is None or not state.get_stake(core.address):
+        definition = core.get_definition(task_id)
+        if definition is None or not core.chain.head_state.get_stake(core.address):
             return
         for item in task.unsettled:
             if core.address in (*item.accepted, *item.rejected):
