@@ -160,6 +160,11 @@ class Chain:
         return self._store.justified
 
     @property
+    def fork_choice(self) -> Store:
+        """All blocks that may still be part of the chain, to read."""
+        return self._store
+
+    @property
     def head(self) -> Header:
         return self._head
 

@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import pytest
+
 from consensus.errors import Reason
 from consensus.governance import sign_governance
 from consensus.params import Validator
 from consensus.payload import Govern, Governance, SetValidators
 from consensus.task import Transfer
-from consensus.types import Amount
-from node.chain import ImportStatus
+from consensus.types import ZERO_HASH, Amount, Hash32
+from consensus.vote import Checkpoint
+from consensus.work import NoProofVerifier
+from node import chain as chain_module
+from node.chain import Chain, ImportStatus
 from node.voting import VotingState
 from tests.integration.cluster import OUTSIDER, Cluster, Peer
 
@@ -149,6 +154,55 @@ async def test_late_blocks_never_undo_what_is_final(tmp_path: Path) -> None:
         await cluster.finalize()
         cluster.check_agreement()
         assert not any(peer.conflicts for peer in cluster.peers)
+
+
+async def test_pruning_and_restarts_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that forgets what is below the final block, one that never does and one that restarts again and
+    again have the same head, justified and final blocks after every block."""
+    monkeypatch.setattr(chain_module, "PRUNED_AT_ONCE", 4)
+    async with Cluster(tmp_path).run() as cluster:
+        for round_number in range(3):
+            for at in (1, 2, 3, 4):
+                cluster[at].send(_pay(1))
+            await cluster.finalize()
+            # A fork in every round, one side of which dies.
+            cluster.split((1, 2, 3), (4,))
+            cluster[4].send(_pay(2))
+            await cluster.finalize(among=(1, 2, 3))
+            cluster.heal((1, 2, 3), (4,))
+            await cluster.finalize(at=4)
+            marks = {get_mark(peer.chain) for peer in cluster.peers}
+            assert len(marks) == 1
+            for name, disk in cluster.disks.items():
+                restarted = Chain(cluster.genesis, disk.copy(), cluster.clock, NoProofVerifier(ZERO_HASH))
+                assert get_mark(restarted) in marks, (name, round_number)
+            await cluster.stop(round_number + 1)
+            cluster.start(round_number + 1)
+        assert all(len(peer.chain.fork_choice) < peer.chain.head.height for peer in cluster.peers)
+
+
+def get_mark(chain: Chain) -> tuple[Hash32, Hash32, Checkpoint, Checkpoint]:
+    assert chain.ledger.head == chain.head_hash == chain.fork_choice.get_head()
+    return chain.head_hash, chain.head_state.root, chain.justified, chain.finalized
+
+
+async def test_blocks_kept_aside_go_with_their_branch(tmp_path: Path) -> None:
+    async with Cluster(tmp_path).run() as cluster:
+        await cluster.finalize()
+        cluster.split((1, 2, 3), (4,))
+        hidden, receiver = cluster[4].chain, cluster[1]
+        fork = hidden.head.height
+        cluster[4].send(_pay(2))
+        await cluster.wait_until(lambda: hidden.head.height >= fork + 2, "two blocks of its own")
+        data = hidden.ledger.get_block(hidden.head_hash)
+        assert data is not None
+        imported = receiver.core.take_block(data)
+        assert imported.status is ImportStatus.ORPHAN
+        assert imported.hash is not None
+        assert receiver.chain.is_waiting(imported.hash)
+        while receiver.final < hidden.head.height:
+            await cluster.finalize(among=(1, 2, 3))
+        assert not receiver.chain.is_waiting(imported.hash)
 
 
 async def test_validators_join_and_leave_by_governance(tmp_path: Path) -> None:
