@@ -267,6 +267,9 @@ class Node:
         self.blocks[item.hash] = item
         self.fingerprint ^= int.from_bytes(item.hash)
         for vote in item.votes:
+            # Whatever branch this block is on: its votes may be wanting on the one that wins.
+            if vote.vote.target.height > self.store.finalized.height:
+                self.pool.add_vote(vote)
             if vote not in self.seen:
                 self.seen.add(vote)
                 self.duties.watch_vote(vote)
@@ -431,10 +434,15 @@ class Node:
     def get_candidate_votes(self, head: BlockItem) -> list[VoteItem]:
         """Votes for the head and what is below it down to the last final block, highest first."""
         found: list[VoteItem] = []
-        final = head.get_state().get_finality().finalized.height
+        state = head.get_state()
+        final = state.get_finality().finalized.height
         item = head
         while item.header.height > final:
-            found += self.pool.get_votes(item.hash)
+            record = state.get_checkpoint(item.header.height)
+            if record is None or not record.is_justified:
+                voters = record.voters if record else ()
+                votes = self.pool.get_votes(item.hash)
+                found += [vote for vote in votes if vote.vote.validator not in voters]
             item = self.run.archive.valid[item.parent]
         return found
 

@@ -64,8 +64,6 @@ class Pool:
         for block in undone:
             self._included.difference_update(block.transactions)
             self._transactions.update(dict.fromkeys(block.transactions))
-            for vote in block.votes:
-                self.add_vote(vote)
         for block in applied:
             self._included.update(block.transactions)
             for item in block.transactions:
