@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 MAX_VOTES = 65_536
 MAX_PER_VALIDATOR = 256
 MIN_PER_VALIDATOR = 8
-MAX_TALLIES = 4_096
+MAX_TALLIES = 256
+MAX_JUSTIFIED = 4_096
 POLL_S = 1.0
 FLUSH_S = 1.0
 """Between two writes of what was seen: votes come in bursts."""
@@ -39,13 +40,53 @@ class Conflict:
     other: Checkpoint
 
 
+class _ValidatorVotes:
+    """One validator's votes by height of target; an honest one has one of each."""
+
+    def __init__(self, first: Vote) -> None:
+        self.heights: dict[Height, list[Vote]] = {}
+        self.count = 0
+        self.furthest = self.latest = first
+        """Of the highest target, and of the highest source."""
+
+    def add(self, vote: Vote) -> None:
+        self.heights.setdefault(vote.target.height, []).append(vote)
+        self.count += 1
+        if vote.target.height > self.furthest.target.height:
+            self.furthest = vote
+        if vote.source.height > self.latest.source.height:
+            self.latest = vote
+
+    def find_partner(self, vote: Vote) -> Vote | None:
+        """A vote that convicts together with this one."""
+        is_next = vote.target.height > self.furthest.target.height
+        if is_next and vote.source.height >= self.latest.source.height:
+            return None  # so are all of an honest validator's
+        candidates = (known for votes in self.heights.values() for known in votes)
+        return next((known for known in candidates if is_slashable(known, vote)), None)
+
+    def drop_oldest(self) -> None:
+        """Of the lowest target; the two that reach furthest stay, since a later vote may be surrounded by
+        the one or surround the other."""
+        kept = (self.furthest, self.latest)
+        for height in sorted(self.heights):
+            votes = self.heights[height]
+            found = next((vote for vote in votes if vote not in kept), None)
+            if found is not None:
+                votes.remove(found)
+                self.count -= 1
+                if not votes:
+                    del self.heights[height]
+                return
+
+
 class VoteHistory:
     """Votes of each validator, to compare new ones with."""
 
     def __init__(self, max_votes: int = MAX_VOTES, max_per_validator: int = MAX_PER_VALIDATOR) -> None:
         self._max_votes = max_votes
         self._max_per_validator = max_per_validator
-        self._votes: OrderedDict[Address, list[Vote]] = OrderedDict()
+        self._validators: OrderedDict[Address, _ValidatorVotes] = OrderedDict()
         self._count = 0
 
     def __len__(self) -> int:
@@ -53,31 +94,21 @@ class VoteHistory:
 
     def add(self, vote: Vote) -> Vote | None:
         """Keep a checked vote; one that it convicts its validator with, if there is any."""
-        votes = self._votes.setdefault(vote.validator, [])
-        if vote in votes:
+        votes = self._validators.setdefault(vote.validator, _ValidatorVotes(vote))
+        if vote in votes.heights.get(vote.target.height, ()):
             return None
-        partner = next((known for known in votes if is_slashable(known, vote)), None)
-        votes.append(vote)
+        partner = votes.find_partner(vote) if votes.count else None
+        votes.add(vote)
         self._count += 1
-        share = max(MIN_PER_VALIDATOR, self._max_votes // len(self._votes))
-        while len(votes) > min(self._max_per_validator, share):
-            self._drop_oldest(votes)
-        self._votes.move_to_end(vote.validator)
+        share = max(MIN_PER_VALIDATOR, self._max_votes // len(self._validators))
+        while votes.count > min(self._max_per_validator, share):
+            votes.drop_oldest()
+            self._count -= 1
+        self._validators.move_to_end(vote.validator)
         while self._count > self._max_votes:
-            self.forget(next(iter(self._votes)))
+            _, oldest = self._validators.popitem(last=False)
+            self._count -= oldest.count
         return partner
-
-    def _drop_oldest(self, votes: list[Vote]) -> None:
-        """Of the lowest target; the one that reaches furthest back from the highest target and the one of
-        the highest source stay, since a later vote may surround the one or be surrounded by the other."""
-        latest = max(votes, key=lambda vote: vote.source.height)
-        furthest = max(votes, key=lambda vote: vote.target.height)
-        others = [vote for vote in votes if vote is not latest and vote is not furthest]
-        votes.remove(min(others, key=lambda vote: vote.target.height))
-        self._count -= 1
-
-    def forget(self, validator: Address) -> None:
-        self._count -= len(self._votes.pop(validator, ()))
 
 
 class _Tallies:
@@ -169,7 +200,7 @@ class VoteWatch:
     def _note_justified(self) -> None:
         justified = self._core.chain.justified
         self._justified[justified.height] = justified.hash
-        while len(self._justified) > MAX_TALLIES:
+        while len(self._justified) > MAX_JUSTIFIED:
             self._justified.popitem(last=False)
 
     def _check_conflict(self, vote: Vote) -> None:

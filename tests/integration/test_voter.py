@@ -2,14 +2,19 @@
 signed before, and something again as soon as that is sure."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from consensus.codec import encode
+from consensus.types import Height
 from consensus.vote import Checkpoint, Vote, is_slashable, sign_vote
+from node.gossip.messages import WitnessReply, WitnessRequest
 from node.ledger.chainstore import SIGN_STATE_PREFIX, SIGN_STATE_UNKNOWN
+from node.voter import WitnessDesk
 from node.voting import VotingState
+from node.witness import sign_witness
 from tests.integration.cluster import Cluster, Disk, Peer
 
 
@@ -52,7 +57,6 @@ async def test_a_vote_is_on_disk_before_it_leaves(tmp_path: Path, monkeypatch: p
         def crash(vote: Vote) -> bool:
             raise Crash
 
-        # The network is cut too: a process that dies sends nothing.
         monkeypatch.setattr(victim.core, "add_vote", crash)
         transaction = cluster[1].send(cluster.build_transfer())
         with pytest.raises(BaseExceptionGroup):
@@ -164,6 +168,23 @@ async def test_too_many_lost_at_once_go_on_when_all_are_there(tmp_path: Path) ->
         seen.check()
 
 
+async def test_a_lone_validator_that_lost_its_disk(tmp_path: Path) -> None:
+    """Nobody else can justify anything: it goes on above all that an observer has seen of it."""
+    async with Cluster(tmp_path, size=1, extra=1).run() as cluster:
+        seen = Collector()
+        seen.watch(*cluster.peers)
+        for _ in range(2):
+            await cluster.finalize()
+        await cluster.stop(1)
+        cluster.disks["node1"] = Disk()
+        cluster.start(1)
+        seen.watch(cluster[1])
+        await cluster.finalize(at=2)
+        await cluster.finalize(at=1)
+        seen.check()
+        cluster.check_agreement()
+
+
 async def test_nobody_votes_who_can_ask_too_few(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     async with cluster.run(1, 2):
@@ -201,30 +222,31 @@ async def test_a_key_used_twice(tmp_path: Path) -> None:
         assert not cluster[1].chain.head_state.get_jailed()
 
 
+class Lying(WitnessDesk):
+    """Claims a head far above all others', and no vote of anybody."""
+
+    def __init__(self, liar: Peer, height: Height) -> None:
+        super().__init__(liar.core)
+        self._liar = liar
+        self._height = height
+
+    def answer(self, request: WitnessRequest) -> WitnessReply:
+        honest = super().answer(request)
+        lie = replace(honest, head=Checkpoint(self._height, honest.head.hash), votes=())
+        return sign_witness(self._liar.key, request.chain_id, request, lie)
+
+
 async def test_a_liar_holds_nobody_back(tmp_path: Path) -> None:
     """One validator's claim of a far higher head does not keep a restored one silent."""
     async with Cluster(tmp_path).run() as cluster:
         for _ in range(2):
             await cluster.finalize()
         liar = cluster[1]
-        true_head = liar.chain.head
+        true_height = liar.chain.head.height
         await cluster.stop(4)
         cluster.disks["node4"] = Disk()
 
-        class Lying:
-            def answer(self, request):  # type: ignore[no-untyped-def]
-                from dataclasses import replace
-
-                from node.voter import WitnessDesk
-                from node.witness import sign_witness
-
-                honest = WitnessDesk(liar.core).answer(request)
-                far = Checkpoint(true_head.height + 10_000, honest.head.hash)  # type: ignore[arg-type]
-                return sign_witness(
-                    liar.key, liar.chain.chain_id, request, replace(honest, head=far, votes=())
-                )
-
-        liar.network.serve_witness(Lying())
+        liar.network.serve_witness(Lying(liar, Height(true_height + 10_000)))
         cluster.start(4)
         for _ in range(2):
             await cluster.finalize()
