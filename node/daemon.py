@@ -180,7 +180,7 @@ class Node:
 
     async def _start_apis(self, stack: AsyncExitStack) -> None:
         config = self.config
-        view = CoreView(self.core, self.network, self._get_info())
+        view = CoreView(self.core, self.network, self._get_info(), lambda: self.sync.progress)
         light = LightView(self.core.chain, self.sync.service)
         await _serve(stack, build_public_app(view, config, light=light), config.api.host, config.api.port)
         if config.operator.enabled:

@@ -1,6 +1,6 @@
 """What the REST API and the operator see of a running node: `NodeView` and `OperatorView` over the core."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from node.events import EventBus
 from node.gossip.http import PeerNetwork
 from node.ledger.schema import WORK_POSITION
 from node.privacy import compute_privacy
+from node.sync.ports import SyncProgress
 from node.voting import VotingStatus
 
 READY_LAG_BLOCKS = 3
@@ -47,7 +48,14 @@ MAX_OPENINGS_KEPT = 4_096
 class CoreView:
     """Reads of the core; every answer is of the moment it is asked."""
 
-    def __init__(self, core: Core, network: PeerNetwork, info: NodeInfo) -> None:
+    def __init__(
+        self,
+        core: Core,
+        network: PeerNetwork,
+        info: NodeInfo,
+        get_sync_progress: Callable[[], SyncProgress] | None = None,
+    ) -> None:
+        self._get_sync_progress = get_sync_progress
         self._core = core
         self._network = network
         self._info = info
@@ -91,6 +99,12 @@ class CoreView:
         peers = [peer for peer in self._network.peers() if peer.connected]
         heights = [peer.height for peer in peers if peer.height is not None]
         return Height(max([self._core.chain.head.height, *heights]))
+
+    def get_sync_progress(self) -> SyncProgress | None:
+        return None if self._get_sync_progress is None else self._get_sync_progress()
+
+    def get_base(self) -> Height:
+        return self._core.chain.ledger.base
 
     def get_block(self, block: Hash32) -> BlockRecord | None:
         found = self._core.chain.get_block(block)

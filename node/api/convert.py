@@ -42,13 +42,30 @@ def build_status(view: NodeView) -> schemas.StatusModel:
         justified=build_checkpoint(view.get_justified()),
         finalized=build_checkpoint(view.get_finalized()),
         voting=schemas.VotingModel(state=voting.state.value, detail=voting.detail),
-        sync=schemas.SyncModel(height=head.header.height, target=target, synced=head.header.height >= target),
+        sync=_build_sync(view, head.header.height, target),
         ready=readiness.ready,
         reasons=readiness.reasons,
         peers=sum(peer.connected for peer in view.get_peers()),
         mempool=len(view.get_mempool()),
         tasks=len(view.get_state().get_tasks()),
         last_event_id=view.events.last_id,
+    )
+
+
+def _build_sync(view: NodeView, height: int, target: int) -> schemas.SyncModel:
+    progress, base = view.get_sync_progress(), view.get_base()
+    if progress is None:
+        return schemas.SyncModel(height=height, target=target, synced=height >= target, base=base)
+    return schemas.SyncModel(
+        height=height,
+        target=target,
+        synced=height >= target,
+        phase=progress.phase.value,
+        proved=progress.proved,
+        done=progress.done,
+        wanted=progress.wanted,
+        asked=progress.peers,
+        base=base,
     )
 
 

@@ -79,6 +79,16 @@ def build_not_found(field: str, what: str, remedy: str) -> Problem:
     return Problem(404, "not-found", f"No {what}", field=field, remedy=remedy)
 
 
+def build_held_elsewhere(what: str, base: int) -> Problem:
+    """404 for what this node knows of and left out, or never had."""
+    return Problem(
+        404,
+        "held-by-archive-nodes",
+        f"{what} is on the chain, but this node holds bodies from height {base} on",
+        remedy="Ask a node that was there, or one that keeps an archive",
+    )
+
+
 def build_body_problem(error: ValidationError) -> Problem:
     """422 for the first wrong field of a JSON body; the values themselves are not echoed."""
     first = error.errors(include_input=False, include_url=False)[0]

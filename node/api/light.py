@@ -13,7 +13,7 @@ from consensus.codec import encode
 from consensus.identifiers import compute_block_hash
 from consensus.state import get_account_key, get_task_key
 from consensus.types import Address
-from node.api.errors import Problem, build_not_found, build_parameter_problem
+from node.api.errors import build_held_elsewhere, build_not_found, build_parameter_problem
 from node.api.requests import HEIGHT, Route, answer, parse_hash
 from node.lightview import LightView, ProvedValue, Pruned
 
@@ -65,16 +65,6 @@ class LightTransactionModel(BaseModel):
     header: str = Field(description="`Header`, canonical msgpack, hexadecimal")
     transaction: str = Field(description="`SignedTransaction`, canonical msgpack, hexadecimal")
     proof: str = Field(description="`ListProof`, canonical msgpack, hexadecimal")
-
-
-def build_held_elsewhere(what: str, base: int) -> Problem:
-    """404 for what this node knows of and left out, or never had."""
-    return Problem(
-        404,
-        "held-by-archive-nodes",
-        f"{what} is on the chain, but this node holds bodies from height {base} on",
-        remedy="Ask a node that was there, or one that keeps an archive",
-    )
 
 
 def _get_number(request: web.Request, name: str, default: int) -> int:

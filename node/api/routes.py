@@ -6,7 +6,7 @@ from aiohttp import web
 
 from consensus.types import Address, Hash32, Height
 from node.api import convert, schemas
-from node.api.errors import Problem, build_not_found, build_parameter_problem
+from node.api.errors import Problem, build_held_elsewhere, build_not_found, build_parameter_problem
 from node.api.requests import (
     HEIGHT,
     HEX_32,
@@ -107,6 +107,8 @@ async def get_block(request: web.Request) -> web.Response:
             "block", "Expected a block's hash (64 hexadecimal digits), a height or 'head'", "See /v1/blocks"
         )
     record = None if block_hash is None else view.get_block(block_hash)
+    if record is None and HEIGHT.fullmatch(text) and 0 < int(text) < view.get_base():
+        raise build_held_elsewhere(f"Block {text}", view.get_base())
     if record is None:
         raise build_not_found("block", f"block {text}", "See /v1/blocks for what is here")
     is_named_by_hash = len(text) == 64
@@ -191,14 +193,23 @@ async def get_task(request: web.Request) -> web.Response:
     return answer(_read_task(request).build_detail())
 
 
+def _require_history(reader: convert.TaskReader) -> None:
+    """The lists of a task's openings are whole or not given."""
+    base, task = reader.view.get_base(), reader.view.get_state().get_task(reader.id)
+    if task is not None and task.published_height < base:
+        raise build_held_elsewhere(f"The history of task {reader.id.hex()}", base)
+
+
 async def get_steps(request: web.Request) -> web.Response:
     reader, limit = _read_task(request), get_limit(request)
+    _require_history(reader)
     items, following = take_page(request, "steps", reader.build_steps(), limit)
     return answer(schemas.Page[schemas.StepModel](items=tuple(items), next=following))
 
 
 async def get_openings(request: web.Request) -> web.Response:
     reader, limit = _read_task(request), get_limit(request)
+    _require_history(reader)
     items, following = take_page(request, "openings", reader.view.get_openings(reader.id), limit)
     page = schemas.Page[schemas.OpeningModel]
     return answer(page(items=tuple(reader.build_opening(item) for item in items), next=following))
@@ -217,6 +228,7 @@ async def get_model(request: web.Request) -> web.Response:
     reader = _read_task(request)
     model = reader.build_model()
     if model is None:
+        _require_history(reader)
         raise build_not_found(
             "task",
             f"settled model of task {reader.id.hex()} yet",

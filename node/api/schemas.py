@@ -42,6 +42,12 @@ class SyncModel(Model):
     height: Count
     target: Count = Field(description="Greatest height seen at a peer")
     synced: bool
+    phase: str = Field(default="idle", description="idle, proof, state, headers or bodies")
+    proved: Count = Field(default=0, description="Height up to which peers proved the chain final, 0 if not")
+    done: Count = Field(default=0, description="Headers, bodies or state nodes of this phase that came")
+    wanted: Count = Field(default=0, description="Of so many; 0 where that is not known")
+    asked: tuple[str, ...] = Field(default=(), description="Peers that are asked now")
+    base: Count = Field(default=0, description="Lowest height whose bodies are held")
 
 
 class VotingModel(Model):

@@ -18,6 +18,7 @@ from consensus.transaction import SignedTransaction
 from consensus.types import Address, Hash32, Height, Millis
 from consensus.vote import Checkpoint
 from node.events import EventBus
+from node.sync.ports import SyncProgress
 from node.voting import VotingStatus
 
 __all__ = [
@@ -215,6 +216,14 @@ class NodeView(Protocol):
 
     def get_sync_target(self) -> Height:
         """The greatest height seen at a peer, at least the head's."""
+        ...
+
+    def get_sync_progress(self) -> SyncProgress | None:
+        """What synchronising does now; None where nothing synchronises."""
+        ...
+
+    def get_base(self) -> Height:
+        """Lowest height whose bodies are held; what is below is held by nodes that were there."""
         ...
 
     def get_block(self, block: Hash32) -> BlockRecord | None:

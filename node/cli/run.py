@@ -2,6 +2,7 @@
 
 import asyncio
 
+from node.api.schemas import SyncModel
 from node.cli.common import ApiOption, ConfigOption, JsonOption, connect, load_config, print_facts, print_json
 from node.cli.common import print_table as print_rows
 from node.cli.ledger_errors import ledger_errors
@@ -28,7 +29,6 @@ def status(api: ApiOption = None, config: ConfigOption = None, json: JsonOption 
             {**found.model_dump(mode="json"), "peer_list": [p.model_dump(mode="json") for p in peers.items]}
         )
         return
-    behind = found.sync.target - found.sync.height
     print_facts(
         [
             ("node", f"{found.name} of {found.organisation} ({', '.join(found.roles) or 'observer'})"),
@@ -38,7 +38,7 @@ def status(api: ApiOption = None, config: ConfigOption = None, json: JsonOption 
             ("head", f"height {found.head.height}, {found.head.hash}"),
             ("final", f"height {found.finalized.height}, {found.finalized.hash}"),
             ("state root", found.head.state_root),
-            ("sync", "up to date" if found.sync.synced else f"{behind} blocks behind"),
+            ("sync", _describe(found.sync)),
             ("ready", "yes" if found.ready else "; ".join(found.reasons)),
             ("mempool", f"{found.mempool} transactions"),
             ("tasks", found.tasks),
@@ -60,3 +60,14 @@ def status(api: ApiOption = None, config: ConfigOption = None, json: JsonOption 
             for peer in peers.items
         ),
     )
+
+
+def _describe(sync: SyncModel) -> str:
+    """How far the node is behind its peers, and what it does about it."""
+    if sync.synced:
+        return "up to date"
+    behind = f"{sync.target - sync.height} blocks behind"
+    if sync.phase == "idle":
+        return behind
+    count = f"{sync.done} of {sync.wanted}" if sync.wanted else str(sync.done)
+    return f"{behind}: {sync.phase} {count} from {', '.join(sync.asked) or 'nobody yet'}"

@@ -51,6 +51,7 @@ from node.api.view import (
     ViewError,
 )
 from node.events import EventBus
+from node.sync.ports import SyncProgress
 from node.voting import VotingState, VotingStatus
 
 START = Millis(1_700_000_000_000)
@@ -257,6 +258,12 @@ class FakeNode:
 
     def get_sync_target(self) -> Height:
         return self.records[-1].block.header.height
+
+    def get_sync_progress(self) -> SyncProgress | None:
+        return None
+
+    def get_base(self) -> Height:
+        return Height(0)
 
     def get_block(self, block: Hash32) -> BlockRecord | None:
         return next((record for record in self.records if record.hash == block), None)
