@@ -2,7 +2,8 @@
 
 `python -m benchmarks.demo` makes a testnet of real processes, lets two hospitals contribute encrypted
 phantoms, publishes a task, watches it being mined, compares all nodes, and fuses a pair that nobody
-trained on with the model on the chain. Exit status 0 means that all of that held.
+trained on with the model on the chain. Validators try each milestone's model on pairs of their own before it
+is paid, and one block is audited: recomputed bit for bit. Exit status 0 means that all of that held.
 """
 
 import argparse
@@ -60,16 +61,35 @@ def print_run(run: Run) -> None:
     console.print(table)
     console.print(
         f"loss fell {run.fall:.2f}-fold in {run.task.gradient_openings.spent} steps and {run.seconds:.0f} s, "
-        f"{run.task.rungs_taken} of {run.task.rungs} milestones"
+        f"{run.task.rungs_settled} of {run.task.rungs} rungs settled"
     )
+    print_verdicts(run)
     if run.task.privacy is not None:
         console.print(run.task.privacy.statement, style="dim")
 
 
+def print_verdicts(run: Run) -> None:
+    """What each validator found on pairs that nobody else saw."""
+    table = Table("step", "rungs", "validator", "its loss before", "after", "verdict", title="Verdicts")
+    for milestone in run.milestones.items:
+        for verdict in milestone.verdicts:
+            table.add_row(
+                str(milestone.step),
+                f"{milestone.first_rung}-{milestone.last_rung}",
+                verdict.organisation,
+                f"{verdict.before_value:.6f}",
+                f"{verdict.after_value:.6f}",
+                "accepts" if verdict.accept else "rejects",
+            )
+    console.print(table)
+
+
 def check_run(run: Run, min_fall: float) -> None:
     """Raises TestbedError if the task is not what was promised."""
-    if run.task.rungs_taken != run.task.rungs or run.task.rungs < 4:
-        raise TestbedError(f"{run.task.rungs_taken} of {run.task.rungs} milestones were taken")
+    if run.task.rungs_settled != run.task.rungs or run.task.rungs < 4:
+        raise TestbedError(f"{run.task.rungs_settled} of {run.task.rungs} rungs were settled")
+    if not any(milestone.verdicts for milestone in run.milestones.items):
+        raise TestbedError("no validator gave a verdict")
     if run.fall < min_fall:
         raise TestbedError(f"the loss fell {run.fall:.2f}-fold, at least {min_fall} was expected")
 
@@ -91,6 +111,8 @@ def main() -> None:
         run = bed.mine(task, "node2", options.timeout)
         print_run(run)
         bed.check_agreement(task)
+        audited = str(run.milestones.items[-1].height)
+        bed.bmif("audit", audited, "--batches", "1", "--config", bed.config("node4"))
         figure = fuse_phantom(bed, task)
         bed.bmif("status", "--config", bed.config("node4"))
         console.print(f"[bold]fused image beside its sources:[/] {figure}", soft_wrap=True)

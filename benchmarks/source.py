@@ -34,6 +34,7 @@ from consensus.task import (
 from consensus.transaction import SignedTransaction, compute_transaction_id, sign_transaction
 from consensus.turns import get_carrier_proposer
 from consensus.types import Address, Amount, Hash32, Millis
+from consensus.vote import Checkpoint, Vote, sign_vote
 from node.announcer import EventAnnouncer
 from node.blobs import BlobStore
 from node.chain import Chain, ImportStatus
@@ -155,8 +156,20 @@ class Source:
             self._nonces[key.address] = nonce + 1
         return sign_transaction(key, self.chain.chain_id, nonce, payload)
 
+    def build_votes(self) -> tuple[Vote, ...]:
+        """What every validator of this chain votes for its head."""
+        chain = self.chain
+        source, head = (
+            chain.head_state.get_finality().justified,
+            Checkpoint(chain.head.height, chain.head_hash),
+        )
+        if head.height <= source.height:
+            return ()
+        voters = [self._keys[v.address] for v in chain.head_state.get_validators() if v.address in self._keys]
+        return tuple(sign_vote(key, chain.chain_id, source, head) for key in voters)
+
     def carry(self, transactions: Sequence[SignedTransaction]) -> bytes:
-        """A carrier block with all of them, by whoever's turn it is; its bytes."""
+        """A carrier block with all of them and everyone's votes, by whoever's turn it is; its bytes."""
         chain = self.chain
         time = Millis(chain.head.time + chain.params.idle_ms)
         proposer = get_carrier_proposer(chain.head_state, chain.params, chain.head, time)
@@ -164,7 +177,7 @@ class Source:
             raise SourceError("nobody may propose")
         proposal = build_proposal(
             chain.head, chain.head_state, transactions, None, time,
-            self._keys[proposer], chain.params, chain.chain_id,
+            self._keys[proposer], chain.params, chain.chain_id, self.build_votes(),
         )  # fmt: skip
         if len(proposal.block.body.transactions) != len(transactions):
             raise SourceError(f"refused: {proposal.refused} {proposal.premature}")
@@ -180,7 +193,7 @@ class Source:
             raise SourceError("no milestone for this proposer")
         proposal = build_proposal(
             chain.head, chain.head_state, (), build_work(chain.head_state, task, weights), time,
-            proposer, chain.params, chain.chain_id,
+            proposer, chain.params, chain.chain_id, self.build_votes(),
         )  # fmt: skip
         return self._store(encode(proposal.block), time)
 

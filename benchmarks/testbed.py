@@ -18,6 +18,7 @@ from rich.table import Table
 
 from node.api.client import SyncClient
 from node.api.schemas import OpeningModel, TaskModel
+from node.api.trust import MilestonesModel
 from node.testnet import MANIFEST, Testnet
 from workloads.imaging import PairSource
 
@@ -82,6 +83,7 @@ class Run:
 
     task: TaskModel
     losses: tuple[OpeningModel, ...]
+    milestones: MilestonesModel
     seconds: float
 
     @property
@@ -182,8 +184,9 @@ class Testbed:
         with self.connect(node) as client:
             found = client.call(client.api.get_task(task))
             openings = client.collect(client.api.iterate_openings(task))
+            milestones = client.call(client.api.get_milestones(task))
         losses = tuple(opening for opening in openings if opening.kind == "loss")
-        return Run(found, losses, seconds)
+        return Run(found, losses, milestones, seconds)
 
     def check_agreement(self, task: str, nodes: Sequence[str] = ()) -> None:
         """Print each node's head, state root and own recomputations.
