@@ -141,7 +141,9 @@ def test_model_export_and_ledger_export(served: Served, tmp_path: Path) -> None:
     assert heights == list(range(len(served.node.records)))
 
 
-@pytest.mark.parametrize(("status", "code"), [(TaskStatus.COMPLETE, 0), (TaskStatus.EXPIRED, 1)])
+@pytest.mark.parametrize(
+    ("status", "code"), [(TaskStatus.COMPLETE, 0), (TaskStatus.EXPIRED, 1), (TaskStatus.CLOSED, 1)]
+)
 @pytest.mark.parametrize("plain", [True, False])
 def test_watch_follows_a_task_to_its_end(served: Served, status: TaskStatus, code: int, plain: bool) -> None:
     served.end_task_once_watched(status)
@@ -154,7 +156,8 @@ def test_watch_follows_a_task_to_its_end(served: Served, status: TaskStatus, cod
         assert lines[-1]["data"]["status"] == status.value
     else:
         assert status.value in result.stdout
-    assert ("the task is expired" in result.stderr) == (code == 1)
+    assert (f"the task is {status.value}, " in result.stderr) == (code == 1)
+    assert ("rungs are settled" in result.stderr) == (code == 1)
 
 
 @pytest.mark.parametrize(
