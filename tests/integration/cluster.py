@@ -40,7 +40,7 @@ from node.work import VerdictBook, WorkService
 
 PARAMS = ChainParams(min_block_ms=500, idle_ms=1_000, slot_ms=1_000, evidence_ms=600_000)
 STEP_S = 0.1
-TURNS = 60
+TURNS = 30
 """Of the event loop after each step of time: enough for an object to reach everybody."""
 TIMES = LinkTimes(heartbeat_s=1.0, least_beat_s=0.1, first_backoff_s=0.2, last_backoff_s=1.0)
 OUTSIDER = Address(b"\x77" * 32)
