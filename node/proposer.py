@@ -49,7 +49,7 @@ class Proposer:
         core = self._core
         chain = core.chain
         now = core.clock.now_ms()
-        if now < chain.head.time + chain.params.min_block_ms:
+        if core.is_behind() or now < chain.head.time + chain.params.min_block_ms:
             return False
         state = chain.head_state
         for task_id in self._core.get_open_tasks():

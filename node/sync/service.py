@@ -42,6 +42,7 @@ class SyncService:
         self._snapshot = Snapshot(chain, network, clock, self.trust)
         self._synchroniser = Synchroniser(network, chain, CoreSink(core, recomputer), clock, self.trust)
         network.serve_chain(self._service)
+        core.is_behind = lambda: self._synchroniser.is_behind
         core.on_sync_wanted(self._synchroniser.poke)
 
     @property

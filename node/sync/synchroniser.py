@@ -91,6 +91,7 @@ class Synchroniser:
         self._phase = Phase.IDLE
         self._fetcher: HeaderFetcher | BodyFetcher | None = None
         self._done = self._wanted = 0
+        self._is_far = False
 
     @property
     def progress(self) -> SyncProgress:
@@ -106,6 +107,11 @@ class Synchroniser:
             wanted=self._wanted,
             peers=() if self._fetcher is None else self._fetcher.busy,
         )
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the node is on a long way to a proved block."""
+        return self._is_far
 
     def poke(self) -> None:
         """Look again now: an orphan came, or a block that was kept aside is stored."""
@@ -145,7 +151,7 @@ class Synchroniser:
             logger.info("synchronising to the head of %s stopped: %s", peer, error)
             self._useless[peer] = status.head
         finally:
-            self._phase, self._fetcher = Phase.IDLE, None
+            self._phase, self._fetcher, self._is_far = Phase.IDLE, None, False
             self._done = self._wanted = 0
         after = self._chain.head.height
         if after > before:
@@ -163,6 +169,7 @@ class Synchroniser:
         proved = await self._trust.refresh(list(self._network.get_statuses()))
         if proved is None or self._chain.has_block(proved.checkpoint.hash):
             return
+        self._is_far = True
         hashes = await self._fetch_proved_hashes(proved)
         await self._import(hashes, proved.checkpoint.height, None)
 
