@@ -2,8 +2,8 @@
 
 A branch's state keeps one record for each of its blocks from the last finalised one on. A vote counts in the
 first block that carries it; stake is counted by the set in the state of the link's source, and where the
-target's state has another set, by both. Votes of jailed validators count for nothing, while their stake
-stays in the whole that quorums are parts of. (DESIGN 5)
+target's state has another set, by both. A validator's votes count for what was made before its conviction
+and for nothing after it, while its stake stays in the whole that quorums are parts of. (DESIGN 5)
 """
 
 from collections.abc import Iterable
@@ -39,6 +39,7 @@ def process_parent(state: State, parent: Checkpoint) -> State:
         set_number=state.get_validator_set().number,
         is_justified=False,
         voters=(),
+        jailed=len(state.get_jailed()),
     )
     return state.with_checkpoint(parent.height, record)
 
@@ -80,7 +81,10 @@ def check_vote(state: State, vote: Vote, chain_id: Hash32) -> CheckpointRecord:
     sets = _get_sets(state, record.source, record.set_number)
     members = {member.address for item in sets for member in item.validators}
     _require(vote.validator in members, Reason.VOTE_VALIDATOR, vote.validator.hex())
-    _require(vote.validator not in state.get_jailed(), Reason.VOTE_JAILED, vote.validator.hex())
+    # By the target's state, for what justifies it on one branch must be able to on every other: who has seen
+    # it justified signs no lower source again.
+    jailed = state.get_jailed()[: record.jailed]
+    _require(vote.validator not in jailed, Reason.VOTE_JAILED, vote.validator.hex())
     _require(verify_vote(chain_id, vote), Reason.VOTE_SIGNATURE, vote.validator.hex())
     return record
 
@@ -92,9 +96,8 @@ def apply_vote(state: State, vote: Vote, chain_id: Hash32) -> State:
     """
     record = check_vote(state, vote, chain_id)
     voters = (*record.voters, vote.validator)
-    acting = set(voters).difference(state.get_jailed())
     sets = _get_sets(state, record.source, record.set_number)
-    is_justified = all(_is_agreed(item.validators, acting) for item in sets)
+    is_justified = all(_is_agreed(item.validators, set(voters)) for item in sets)
     record = replace(record, voters=voters, is_justified=is_justified)
     state = state.with_checkpoint(vote.target.height, record)
     return _process_justified(state, vote.target, record) if is_justified else state

@@ -167,6 +167,8 @@ class CheckpointRecord:
     is_justified: bool
     voters: tuple[Address, ...]
     """In order of arrival."""
+    jailed: int = 0
+    """How many were jailed in its post-state: the first so many of that list, which only grows."""
 
 
 @dataclass(frozen=True, slots=True)

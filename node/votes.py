@@ -90,13 +90,13 @@ class VotePool:
         if not self._ids:
             return []
         state = process_parent(state, parent)
-        jailed = state.get_jailed()
+        convicted = state.get_jailed()
         found: list[Vote] = []
         for height in sorted(self._heights, reverse=True):
             record = state.get_checkpoint(height)
             if record is None or record.is_justified:
                 continue
-            link = record.source, Checkpoint(height, record.hash)
+            link, jailed = (record.source, Checkpoint(height, record.hash)), convicted[: record.jailed]
             found += [
                 vote
                 for vote in self._heights[height].values()

@@ -1,13 +1,18 @@
 """Defects of the rules that the simulator found, each in the smallest world that shows it."""
 
+from dataclasses import replace
+
+import pytest
+
 from consensus.crypto import SigningKey
-from consensus.finality import choose_vote
+from consensus.errors import InvalidVote, Reason
+from consensus.finality import check_vote, choose_vote
 from consensus.governance import sign_governance
 from consensus.params import Validator
-from consensus.payload import Govern, Governance, SetValidators
+from consensus.payload import Govern, Governance, ReportVotes, SetValidators
 from consensus.turns import get_carrier_proposer
-from consensus.types import Millis
-from consensus.vote import NOTHING_SIGNED, sign_vote
+from consensus.types import ZERO_HASH, Height, Millis
+from consensus.vote import NOTHING_SIGNED, Checkpoint, sign_vote
 from tests.unit.consensus.world import BY_ADDRESS, COLLEAGUE, CUSTODY, MINER_A, MINER_B, OUTSIDER, World
 
 APPROVERS = sorted((CUSTODY, MINER_A, COLLEAGUE), key=lambda key: key.address)
@@ -47,3 +52,30 @@ def test_a_leaver_votes_until_the_new_set_has_justified_its_first_checkpoint() -
     world.carry(votes=(*world.build_votes((CUSTODY, MINER_A)), late))
     assert world.state.get_finality().justified == target
     assert choose_vote(world.state, world.head, COLLEAGUE.address, NOTHING_SIGNED) is None
+
+
+def test_votes_that_justify_on_one_branch_justify_on_every_branch() -> None:
+    """Jailing one of those who voted for a block came before its votes on another branch: who had seen it
+    justified had signed a higher source than that branch could ever reach, and finality stopped for good."""
+    world = World()
+    world.carry(world.transfer(OUTSIDER, MINER_A, 1))
+    common = world.head
+    votes = world.build_votes((CUSTODY, COLLEAGUE, MINER_B))
+    fork = replace(world)
+    fork.header, fork.state = world.header, world.state
+    world.carry(votes=votes)
+    assert world.state.get_finality().justified == common
+    source = votes[2].source
+    other = sign_vote(MINER_B, world.chain_id, source, Checkpoint(common.height, ZERO_HASH))
+    fork.carry(fork.sign(OUTSIDER, ReportVotes(votes[2], other)), votes=())
+    assert MINER_B.address in fork.state.get_jailed()
+    fork.carry_by_turn(votes=votes)
+    assert fork.state.get_finality().justified == common
+    # For what comes after its conviction its votes count no more.
+    height = Height(fork.header.height - 1)
+    record = fork.state.get_checkpoint(height)
+    assert record is not None
+    late = sign_vote(MINER_B, fork.chain_id, record.source, Checkpoint(height, record.hash))
+    with pytest.raises(InvalidVote) as caught:
+        check_vote(fork.state, late, fork.chain_id)
+    assert caught.value.reason is Reason.VOTE_JAILED

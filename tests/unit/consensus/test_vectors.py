@@ -285,7 +285,7 @@ def test_genesis_state_root_reads_independently() -> None:
     root = [0, chain_id]
     contents[b"validators"] = [0, validators]
     contents[b"finality"] = [root, root, 0]
-    contents[b"checkpoint/" + bytes(8)] = [chain_id, root, 0, True, []]
+    contents[b"checkpoint/" + bytes(8)] = [chain_id, root, 0, True, [], 0]
     contents[b"organisations"] = [organisations]
     leaves = {int.from_bytes(sha256(key).digest(), "big"): value for key, value in contents.items()}
 
