@@ -152,8 +152,10 @@ smaller samples, `ARGS="--only chain sync"` some of the parts, `ARGS=--write` re
   against the median.
 - **Transfers**: 20 accounts pay each other in blocks of up to 2,000 transfers; each transfer is signed, its
   signature verified at every node. A proposer verifies its own blocks once more when it stores them.
-- **Sync** (`benchmarks/sync_speed.py`): two node processes; the second has nothing but the genesis document.
-  From its first answer by REST to the first one's head. Processor time is that of the second process.
+- **Sync** (`benchmarks/sync_speed.py`): two node processes serve a chain with everyone's votes over mutual
+  TLS; a third and then a fourth have nothing but the genesis document, the one judges every block, the other
+  takes over a snapshot. From its first answer by REST to the servers' head; bytes are those that came over
+  the peer port. Processor time is that of the new process alone.
 - **Latency** (`benchmarks/latency.py`): four node processes on one machine; from the beginning of the
   submission at one of them until the last of them answers by REST that it has the transaction, looked at
   every 4 ms.

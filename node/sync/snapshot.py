@@ -72,6 +72,7 @@ class Snapshot:
         self._target: Checkpoint | None = None
         self._fetcher: StateFetcher | HeaderFetcher | BodyFetcher | None = None
         self._done = 0
+        self._last_word = ""
 
     @property
     def is_begun(self) -> bool:
@@ -110,7 +111,9 @@ class Snapshot:
                     return False
                 await self._take_over(target)
             except SyncStopped as error:
-                logger.warning("the snapshot waits: %s", error)
+                if str(error) != self._last_word:
+                    self._last_word = str(error)
+                    logger.warning("the snapshot waits: %s", error)
                 self._forget_if_gone()
                 await wait_for(self._clock, self._network.status_changed, PAUSE_S)
             else:
