@@ -104,6 +104,8 @@ class Core:
         self._definitions: dict[Hash32, TaskDefinition] = {}
         self._checks: dict[Hash32, asyncio.Lock] = {}
         self._sync_listeners: list[Callable[[], None]] = []
+        self.takes_blocks = True
+        """False while a snapshot is taken over: until then the ledger has to stay empty."""
         self.is_behind: Callable[[], bool] = lambda: False
         """Whether blocks that peers hold are on their way: what is made on an old head serves nobody."""
         self._vote_listeners: list[Callable[[Vote], None]] = []

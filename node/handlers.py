@@ -36,6 +36,8 @@ class PeerHandlers:
 
     def _judge(self, kind: Kind, object_id: Hash32, data: bytes) -> Outcome:
         match kind:
+            case Kind.BLOCK if not self._core.takes_blocks:
+                return Outcome.IGNORE
             case Kind.BLOCK:
                 return self._on_block(self._core.take_block(data), object_id)
             case Kind.TRANSACTION:

@@ -56,10 +56,15 @@ class SyncService:
 
     async def prepare(self) -> None:
         """Take over a snapshot, if this is a new node that is to do so or one that has begun to."""
-        is_wanted = self._mode == "snapshot" or self._snapshot.is_begun
-        if is_wanted and await self._snapshot.run():
-            self._keep_weights()
-            self._core.pulse.beat()
+        if self._mode != "snapshot" and not self._snapshot.is_begun:
+            return
+        self._core.takes_blocks = False
+        try:
+            if await self._snapshot.run():
+                self._keep_weights()
+        finally:
+            self._core.takes_blocks = True
+        self._core.pulse.beat()
 
     def _keep_weights(self) -> None:
         """The weights at each task's step, which follow from no opening that this node holds."""

@@ -102,6 +102,7 @@ class Snapshot:
         Goes on until it is done: while peers are away, it waits for them.
         """
         if self._chain.head.height:
+            self._give_up()
             return False
         begun = self._clock.monotonic()
         while True:
@@ -162,9 +163,13 @@ class Snapshot:
         proved, target = self._trust.proved, self._target
         is_stuck = self._phase is Phase.STATE and self._get_peers()
         if target is not None and is_stuck and (proved is None or proved.checkpoint == target):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self.is_begun:
             drop_staged(self._chain.ledger)
             self._chain.ledger.delete_record(TARGET_RECORD)
-            self._target = None
+        self._target = None
 
     # --- taking over --------------------------------------------------------------------------
 
