@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.sync_speed import run_both
 from benchmarks.voted_chain import VotedChain
 from consensus.block import Block
 from consensus.codec import encode
@@ -24,6 +25,7 @@ from node.sync.serving import ChainService
 from node.sync.snapshot import TARGET_RECORD
 from node.sync.state import verify_nodes
 from tests.integration.peers import World
+from tests.integration.rig import find_free_ports
 from tests.integration.syncing import (
     PAYERS,
     ChainNode,
@@ -340,3 +342,14 @@ async def test_blocks_are_refused_that_lie_below_the_snapshot(
     outcome = node.chain.submit(encode(Block(header, signature, block.body)))
     assert outcome.status is ImportStatus.INVALID
     assert not outcome.peer_at_fault
+
+
+# --- whole nodes ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_new_processes_come_to_the_head_in_full_and_by_snapshot(tmp_path: Path) -> None:
+    """As `bmif run` does it with `sync: full` and with `sync: snapshot`."""
+    full, snapshot = run_both(tmp_path / "net", find_free_ports(12), 100)
+    print(full, snapshot)
+    assert snapshot.received < full.received
