@@ -299,7 +299,7 @@ class NodeConfig(BaseSettings):
             ("tls.certificate", self.tls.certificate),
             ("tls.key", self.tls.key),
         ):
-            if not path.is_file():
+            if not os.path.isfile(path):  # a name that no file can have is no file
                 problems.append(
                     ConfigProblem(
                         field, f"no file {path}", "Create it with `bmif testnet init` or correct the path"
@@ -315,7 +315,7 @@ class NodeConfig(BaseSettings):
                 if not folder.is_dir():
                     remedy = "Give a folder with manifest.csv, or with the folders first and second"
                     problems.append(ConfigProblem("verdict.pairs", f"no folder {folder}", remedy))
-        parent = next(p for p in (self.data_dir, *self.data_dir.parents) if p.exists())
+        parent = next(p for p in (self.data_dir, *self.data_dir.parents) if os.path.exists(p))
         if not os.access(parent, os.W_OK):
             problems.append(
                 ConfigProblem("data_dir", f"{parent} is not writable", "Choose another directory")

@@ -15,22 +15,23 @@ from tests.fuzz.target import ROOT, Target
 
 OUT = ROOT / "out" / "fuzz"
 LEAST_S = 2
-KEPT_BYTES = 2048
-"""Of found inputs that `--keep` adds to a target's corpus, smallest first."""
+KEPT_FILES, KEPT_BYTES = 4, 600
+"""Most found inputs that a target's corpus holds, and their bytes together."""
 COLUMNS = "{:28} {:>6} {:>10} {:>7} {:>7} {:>5} {:>8}"
 
 
 def keep(target: Target, result: Result) -> int:
     """Adds what was found to the corpus: every crash, and small inputs that reach new code."""
     saved = [corpus.save(target, corpus.CRASH, path.read_bytes()) for path in result.crashes]
-    kept = corpus.load_corpus(target)
-    room = KEPT_BYTES - sum(len(data) for name, data in kept.items() if name.startswith(corpus.FOUND))
-    for path in result.found:
+    kept = [data for name, data in corpus.load_corpus(target).items() if name.startswith(corpus.FOUND)]
+    files, room = KEPT_FILES - len(kept), KEPT_BYTES - sum(map(len, kept))
+    small = [path for path in result.found if path.stat().st_size <= KEPT_BYTES // 2]
+    # From the largest down, in even steps: small ones tell of the first lines alone.
+    for path in small[:: -max(1, len(small) // KEPT_FILES)]:
         data = path.read_bytes()
-        if len(data) > room:
-            break
-        saved.append(corpus.save(target, corpus.FOUND, data))
-        room -= len(data) if saved[-1] else 0
+        if files > 0 and len(data) <= room and corpus.save(target, corpus.FOUND, data) is not None:
+            files, room = files - 1, room - len(data)
+            saved.append(path)
     return sum(path is not None for path in saved)
 
 

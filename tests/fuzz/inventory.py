@@ -19,6 +19,7 @@ COVERED: dict[str, str] = {
     "node.api.requests:parse_hash": "api.query",
     "node.api.requests:read_json": "api.SubmitModel",
     "node.api.routes:_read_transaction": "api.SubmitModel",
+    "node.light:_decode": "codec.SetProof",
     "node.manifest:Manifest.decode": "blobs.fitting_manifest",
     "node.cli.fuse:_get_model": "file.model",
     "node.cli.audit:rebuild_block": "client.block",

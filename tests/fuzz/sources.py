@@ -12,7 +12,7 @@ from tests.fuzz.target import ROOT
 
 PACKAGES = ("consensus", "he", "fusion_model", "workloads", "node")
 
-CODEC_CALLS = {"decode", "decode_stored", "decode_message"}
+CODEC_CALLS = {"decode", "decode_stored", "decode_message", "_decode"}
 """Decoders that are driven by a class, their first argument."""
 
 RAW_CALLS = {
