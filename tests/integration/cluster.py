@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from consensus.crypto import SigningKey
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
@@ -168,7 +169,7 @@ class Cluster:
         return list(self.running.values())
 
     @asynccontextmanager
-    async def run(self, *numbers: int) -> AsyncIterator["Cluster"]:
+    async def run(self, *numbers: int) -> AsyncIterator[Self]:
         """With these nodes up, all by default."""
         try:
             self.start(*numbers or range(1, len(self.names) + 1))

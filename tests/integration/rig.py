@@ -8,32 +8,33 @@ import asyncio
 import random
 import shutil
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from consensus.claims import sign_claim
 from consensus.codec import encode
-from consensus.gossip_rules import Outcome
 from consensus.identifiers import compute_draft_hash, compute_task_id
 from consensus.payload import Payload
 from consensus.state import State, TaskState, TaskStatus
 from consensus.task import BlobRef, Claim, Contribute, DraftTask
 from consensus.transaction import compute_transaction_id
-from consensus.types import ZERO_HASH, Hash32, Height, Millis
+from consensus.types import ZERO_HASH, Hash32, Millis
 from node.blobs import BlobStore
+from node.chain import Chain
 from node.claims import compute_claim_id
 from node.clock import SystemClock
 from node.config import NodeConfig
 from node.custody import get_keys_directory
 from node.daemon import Node
 from node.gossip.http import HttpTransport
-from node.gossip.messages import Kind, PeerStatus
+from node.gossip.messages import Kind
 from node.gossip.network import Network, NetworkConfig
 from node.keystore import load_account_key
 from node.testnet import PORTS_PER_NODE, Profile, Testnet, init_testnet
 from node.tls import TlsFiles
+from tests.integration.intruder import HostileHandlers
 from tests.integration.material import Material, build_batches
 
 DEADLINE_S = 180.0
@@ -130,6 +131,16 @@ class Rig:
 
     async def publish(self, material: Material, target: float) -> None:
         """A task with one rung, contributed by node2; open when this returns."""
+        await self.announce_task(material, target, 3_600)
+        await wait_until(
+            lambda: all(self.get_task(name).status is TaskStatus.OPEN for name in self.nodes),
+            "the task opens",
+        )
+
+    async def announce_task(
+        self, material: Material, target: float, life_s: float, *, withheld: bool = False
+    ) -> None:
+        """The same before anybody has promised anything; `withheld`: nobody gets the validation blobs."""
         custody, hospital = self.nodes["node1"].core, self.nodes["node2"].core
         public_key = await custody.blobs.put_file(material.keys / "public.key")
         relin_keys = await custody.blobs.put_file(material.relin_keys)
@@ -140,6 +151,9 @@ class Rig:
         draft_hash = compute_draft_hash(custody.chain.chain_id, draft)
         training = [await hospital.blobs.put_file(path) for path, _ in material.training]
         validation = [await hospital.blobs.put_file(path) for path, _ in material.validation]
+        if withheld:
+            for ref in validation:
+                hospital.blobs.remove(ref.root)
         contribution = await self.include(
             "node2",
             Contribute(
@@ -149,14 +163,10 @@ class Rig:
                 material.patients,
             ),
         )
-        deadline = Millis(custody.clock.now_ms() + 3_600_000)
+        deadline = Millis(custody.clock.now_ms() + round(1_000 * life_s))
         publication = material.build_publication(draft_hash, contribution, deadline, target)
         self.task = compute_task_id(publication)
         await self.include("node1", publication)
-        await wait_until(
-            lambda: all(self.get_task(name).status is TaskStatus.OPEN for name in self.nodes),
-            "the task opens",
-        )
 
     async def wait_agreement(self) -> None:
         """Return once all nodes have one head and state root."""
@@ -168,16 +178,16 @@ class Rig:
         await wait_until(agrees, "the nodes agree")
 
 
-class Mallory:
+class Mallory(HostileHandlers):
     """Holds a node's certificate and account key and does whatever a test says."""
 
     def __init__(self, rig: Rig, name: str, directory: Path) -> None:
+        super().__init__()
         config = NodeConfig.load(rig.testnet.get_config_path(name))
         self.name = name
         self.key = load_account_key(config.account_key)
         self.blobs = BlobStore(directory / "mallory")
         self.files = TlsFiles(config.tls.certificate, config.tls.key, config.tls.authority)
-        self.objects: dict[tuple[Kind, Hash32], bytes] = {}
         self._rig = rig
         peers = tuple(f"{node.host}:{node.peer_port}" for node in rig.testnet.nodes if node.name in rig.nodes)
         self.transport = HttpTransport(config.peer.host, config.peer.port, self.files)
@@ -198,9 +208,8 @@ class Mallory:
         there = all(any(p.node_id == self.name and p.connected for p in n.network.peers()) for n in nodes)
         return there and sum(peer.connected for peer in self.network.peers()) >= len(nodes)
 
-    @property
-    def chain_id(self) -> Hash32:
-        return self._rig.nodes["node1"].core.chain.chain_id
+    def get_chain(self) -> Chain:
+        return self._rig.nodes["node1"].core.chain
 
     def get_score(self, at: str = "node1") -> float:
         """Her faults in the eyes of a node."""
@@ -211,10 +220,6 @@ class Mallory:
         peers = self._rig.nodes[at].network.peers()
         return any(peer.banned for peer in peers if peer.node_id == self.name)
 
-    def announce(self, kind: Kind, object_id: Hash32, data: bytes) -> None:
-        self.objects[kind, object_id] = data
-        self.network.announce(kind, object_id, data)
-
     def build_claim(self, batch: int, bundle: BlobRef, step: int = 0, task: Hash32 | None = None) -> Claim:
         return sign_claim(self.key, self.chain_id, task or self._rig.task, step, batch, bundle)
 
@@ -222,22 +227,3 @@ class Mallory:
         claim_id = compute_claim_id(claim)
         self.announce(Kind.CLAIM, claim_id, encode(claim))
         return claim_id
-
-    # --- Handlers: she follows no chain, and serves what she announced ---------------------------
-
-    async def on_object(self, kind: Kind, object_id: Hash32, data: bytes, peer: str) -> Outcome:
-        self.objects[kind, object_id] = data
-        return Outcome.IGNORE
-
-    def has_object(self, kind: Kind, object_id: Hash32) -> bool:
-        return (kind, object_id) in self.objects
-
-    def get_object(self, kind: Kind, object_id: Hash32) -> bytes | None:
-        return self.objects.get((kind, object_id))
-
-    def get_hashes(self, from_height: int, count: int) -> Sequence[Hash32]:
-        return ()
-
-    def get_status(self) -> PeerStatus:
-        chain = self._rig.nodes["node1"].core.chain
-        return PeerStatus(self.chain_id, chain.genesis_hash, Height(0), chain.genesis_hash, "hostile")

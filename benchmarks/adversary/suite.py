@@ -1,0 +1,14 @@
+"""Every profile, in the order of the document."""
+
+from collections.abc import Sequence
+
+from benchmarks.adversary import custody, validators
+from benchmarks.adversary.profile import Profile
+
+PROFILES: tuple[Profile, ...] = (*custody.PROFILES, *validators.PROFILES)
+
+
+def find_profiles(names: Sequence[str]) -> tuple[Profile, ...]:
+    """Those of these names, all without any. Raises: KeyError."""
+    known = {profile.name: profile for profile in PROFILES}
+    return tuple(known[name] for name in names) if names else PROFILES
