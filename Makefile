@@ -27,6 +27,12 @@ test: setup  ## Every test but the slow ones
 test-slow: setup  ## The slow tests: full ring size, many steps
 	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
+simulate: setup  ## A thousand seeded simulations of consensus, and a hundred with a third or more of liars
+	$(BIN)/python -m tests.simulation --runs 1000 --attacks 100 $(ARGS)
+
+soak: setup  ## Ten thousand seeded simulations of consensus, and a thousand with a third or more of liars
+	$(BIN)/python -m tests.simulation --runs 10000 --attacks 1000 $(ARGS)
+
 lint: setup  ## Style, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -46,6 +46,9 @@ MODULES: tuple[ModuleType, ...] = (
 )
 """Those that verify signatures."""
 
+MAX_REMEMBERED = 8_192
+"""Bytes of a record that is worth keeping: with many validators those of checkpoints are large and many."""
+
 
 @contextmanager
 def remember() -> Iterator[None]:
@@ -64,6 +67,8 @@ def remember() -> Iterator[None]:
         return result
 
     def decode(cls: type[object], data: bytes) -> object:
+        if len(data) > MAX_REMEMBERED:
+            return decode_stored(cls, data)
         key = (cls, data)
         result = records.get(key)
         if result is None:

@@ -23,7 +23,7 @@ from tests.simulation.scenario import Scenario
 PAGE = Path(__file__).parents[2] / "docs" / "SIMULATION.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 WEATHER = Weather(50, 250, 0.0, 0.0)
-SIZES = ((4, 60), (25, 60), (100, 60), (1_000, 14))
+SIZES = ((4, 60), (25, 60), (100, 60), (1_000, 10))
 """Validators, and seconds of virtual time."""
 
 

@@ -440,7 +440,7 @@ class Node:
         while item.header.height > final:
             record = state.get_checkpoint(item.header.height)
             if record is None or not record.is_justified:
-                voters = record.voters if record else ()
+                voters = set(record.voters if record else ())
                 votes = self.pool.get_votes(item.hash)
                 found += [vote for vote in votes if vote.vote.validator not in voters]
             item = self.run.archive.valid[item.parent]
