@@ -242,4 +242,5 @@ def get_stall_delay(state: State, parent: Checkpoint, params: ChainParams) -> Mi
     """
     finality = state.get_finality()
     idle = parent.height - max(finality.content, finality.justified.height)
-    return Millis(params.idle_ms * 2 ** min(max(idle, 0), 5))
+    # From twice the idle time on: votes that are on their way should find the block after this one.
+    return Millis(params.idle_ms * 2 ** (1 + min(max(idle, 0), 4)))

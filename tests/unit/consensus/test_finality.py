@@ -197,4 +197,4 @@ def test_idle_blocks_that_bring_finality_no_nearer_become_rarer() -> None:
     for _ in range(8):
         delays.append(get_stall_delay(world.state, world.head, world.params))
         world.carry(votes=())
-    assert delays == [1_500 * 2**n for n in (0, 1, 2, 3, 4, 5, 5, 5)]
+    assert delays == [1_500 * 2**n for n in (1, 2, 3, 4, 5, 5, 5, 5)]
