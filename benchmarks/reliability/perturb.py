@@ -109,6 +109,8 @@ class Perturber:
                     raise BackendError("there is no task")
                 await self.task.wait_step(self.load.get_client("node4"), 2, EXPIRY_S)
                 await backend.kill(CUSTODY)
+                if time.monotonic() > self.deadline:
+                    raise BackendError("the task's deadline passed before two steps were opened")
             case "restart":
                 await asyncio.gather(*map(backend.stop, hit))
             case "pause":
