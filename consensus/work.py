@@ -32,7 +32,7 @@ class WorkVerifier(Protocol):
 
 
 class NoProofVerifier:
-    """Accepts a given hash for every check; for tests of the other rules."""
+    """Believes a given hash: where finality vouches for it, and in tests of the other rules."""
 
     def __init__(self, ciphertext: Hash32) -> None:
         self._ciphertext = ciphertext

@@ -8,7 +8,7 @@ tried again when what it lacks arrives. Nothing that leaves the last finalised b
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,7 +23,7 @@ from consensus.tree import Tree
 from consensus.types import Hash32, Height, Millis, Signature
 from consensus.validation import check_block, decode_block, validate_block
 from consensus.vote import Checkpoint
-from consensus.work import LossCheck, WorkVerifier
+from consensus.work import LossCheck, NoProofVerifier, WorkVerifier
 from node.clock import Clock
 from node.crashpoints import CrashPoint, reach
 from node.ledger.chainstore import HeadChange as HeadMove
@@ -92,6 +92,7 @@ class Chain:
         self._accept_listeners: list[Callable[[Hash32, bytes], None]] = []
         self._block_listeners: list[Callable[[Block, bool], None]] = []
         self._final_listeners: list[Callable[[Checkpoint], None]] = []
+        self._proved: frozenset[Hash32] = frozenset()
         self._judged = WaitingRoom()
         self._orphans = WaitingRoom()
         self._states: OrderedDict[Hash32, State] = OrderedDict()
@@ -273,6 +274,32 @@ class Chain:
         """Try again the blocks that waited for this recomputation."""
         return self._retry_where(lambda block: block.body.work is not None and _asks(block, check))
 
+    def note_proved(self, hashes: Iterable[Hash32]) -> None:
+        """These blocks, not stored yet, lead to one that is proved final; they replace those noted before."""
+        self._proved = frozenset(hashes)
+
+    def retry_on_finality(self, check: LossCheck) -> list[Imported]:
+        """Take blocks that wait for a recomputation which no blobs allow any more, if they are proved final.
+
+        Every other rule is checked as ever; that the loss recomputes (W4) is then believed for the sake of
+        the validators who found it and voted (DESIGN 3.9).
+        """
+        outcomes: list[Imported] = []
+        for waiting in self._judged.find(lambda block: _asks(block, check)):
+            parent = waiting.block.header.parent
+            if waiting.hash not in self._proved or not self.has_block(parent):
+                continue
+            task = self.get_state(parent).get_task(check.task)
+            if task is None or not task.qualified:
+                continue
+            self._judged.remove(waiting.hash)
+            verifier = NoProofVerifier(task.qualified[0].ciphertext)
+            outcome = self._judge(waiting.block, waiting.data, verifier)
+            outcomes.append(outcome)
+            if outcome.status is ImportStatus.ACCEPTED:
+                outcomes += self._retry_children(outcome.hash)
+        return outcomes
+
     def on_tick(self) -> list[Imported]:
         """Try again the blocks that were ahead of the clock."""
         now = self._clock.now_ms()
@@ -292,7 +319,7 @@ class Chain:
             if (work := waiting.block.body.work) is not None
         ]
 
-    def _judge(self, block: Block, data: bytes) -> Imported:
+    def _judge(self, block: Block, data: bytes, verifier: WorkVerifier | None = None) -> Imported:
         header = block.header
         block_hash = compute_block_hash(header)
         if not header.height:
@@ -319,7 +346,7 @@ class Chain:
                 block,
                 self.params,
                 self.chain_id,
-                self._verifier,
+                verifier or self._verifier,
                 now=self._clock.now_ms(),
             )
         except InvalidBlock as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 
 from consensus.block import Block
 from consensus.payload import SignedOpening, WrongLoss
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 2.0
 RETRY_S = 10.0
 """After which a loss is tried again whose blobs no peer could give."""
+TRIES = 3
+"""After so many failures with a task's blobs, finality is believed where there is any."""
 
 
 class Recomputer:
@@ -34,6 +37,8 @@ class Recomputer:
         self._core = core
         self._queue: asyncio.Queue[LossCheck] = asyncio.Queue()
         self._queued: dict[LossCheck, list[SignedOpening]] = {}
+        self._failures: Counter[Hash32] = Counter()
+        """How often a task's blobs were not to be had."""
         core.chain.on_head_change(self._on_head)
 
     async def run(self) -> None:
@@ -46,11 +51,30 @@ class Recomputer:
                 try:
                     await self._recompute(check)
                 except (BlobError, MissingBlob) as error:
+                    self._failures[check.task] += 1
+                    if self._failures[check.task] >= TRIES and self._give_up(check):
+                        continue
                     logger.warning("loss at step %d can't be recomputed yet: %s", check.step, error)
                     group.create_task(self._put_back(check))
                 except WorkloadError as error:
                     # Stays queued: the same bytes would be refused again.
                     logger.error("loss at step %d can't be recomputed: %s", check.step, error)
+
+    def _give_up(self, check: LossCheck) -> bool:
+        """Go on without the recomputation where nobody has the blobs: the block that waits for it is proved
+        final, or none waits and the task has ended."""
+        core = self._core
+        if core.chain.retry_on_finality(check):
+            logger.warning("loss at step %d is believed unseen: its block is proved final", check.step)
+            core.request_sync()
+            core.pulse.beat()
+        else:
+            task = core.chain.head_state.get_task(check.task)
+            is_ended = task is not None and task.status not in LIVING
+            if not is_ended or check in core.chain.get_waiting_checks():
+                return False
+        del self._queued[check]
+        return True
 
     async def _put_back(self, check: LossCheck) -> None:
         await self._core.clock.sleep(RETRY_S)

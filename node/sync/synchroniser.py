@@ -171,6 +171,7 @@ class Synchroniser:
             return
         self._is_far = True
         hashes = await self._fetch_proved_hashes(proved)
+        self._chain.note_proved(hashes)
         await self._import(hashes, proved.checkpoint.height, None)
 
     async def _fetch_proved_hashes(self, proved: Proved) -> list[Hash32]:
