@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from benchmarks.adversary import custody, validators
+from benchmarks.adversary import custody, miners, network, validators
 from benchmarks.adversary.profile import Profile
 
-PROFILES: tuple[Profile, ...] = (*custody.PROFILES, *validators.PROFILES)
+PROFILES: tuple[Profile, ...] = (*miners.PROFILES, *custody.PROFILES, *validators.PROFILES, *network.PROFILES)
 
 
 def find_profiles(names: Sequence[str]) -> tuple[Profile, ...]:

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
+
+import yaml
 
 from consensus.claims import sign_claim
 from consensus.codec import encode
@@ -28,6 +31,7 @@ from node.clock import SystemClock
 from node.config import NodeConfig
 from node.custody import get_keys_directory
 from node.daemon import Node
+from node.genesis import load_genesis
 from node.gossip.http import HttpTransport
 from node.gossip.messages import Kind
 from node.gossip.network import Network, NetworkConfig
@@ -36,6 +40,7 @@ from node.testnet import PORTS_PER_NODE, Profile, Testnet, init_testnet
 from node.tls import TlsFiles
 from tests.integration.intruder import HostileHandlers
 from tests.integration.material import Material, build_batches
+from tests.unit.consensus.world import count_money
 
 DEADLINE_S = 180.0
 """Far more than anything here takes on an idle machine."""
@@ -87,6 +92,12 @@ class Rig:
         ports = find_free_ports(PORTS_PER_NODE * nodes)
         return cls(init_testnet(directory, nodes, 0, profile=profile, base_port=ports))
 
+    def set_roles(self, name: str, *roles: str) -> None:
+        """What a node does from its next start on."""
+        path = self.testnet.get_config_path(name)
+        settings = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump(settings | {"roles": list(roles)}))
+
     async def start(self, name: str) -> Node:
         node = Node(NodeConfig.load(self.testnet.get_config_path(name)))
         ready = asyncio.Event()
@@ -115,6 +126,11 @@ class Rig:
         found = self.get_state(name).get_task(self.task)
         assert found is not None
         return found
+
+    def count_money(self) -> int:
+        """All that exists."""
+        accounts = load_genesis(self.testnet.directory / "genesis.json").accounts
+        return count_money(self.get_state(), [account.address for account in accounts])
 
     async def include(self, name: str, payload: Payload) -> Hash32:
         """Sign with the node's key, admit, and wait until every node has it in a block."""
@@ -193,7 +209,7 @@ class Mallory(HostileHandlers):
         self.transport = HttpTransport(config.peer.host, config.peer.port, self.files)
         self.network = Network(NetworkConfig(peers), self.transport, self, SystemClock(), self.blobs)
 
-    async def __aenter__(self) -> "Mallory":
+    async def __aenter__(self) -> Self:
         await self.network.start()
         await wait_until(lambda: self.is_linked, "Mallory is linked")
         return self

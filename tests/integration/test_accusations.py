@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import yaml
 
 from consensus.crypto import hash_domain
 from consensus.evidence import compute_accusation_id
@@ -19,7 +18,7 @@ from consensus.transaction import SignedTransaction
 from consensus.work import LossCheck
 from node.accuser import accuse
 from node.custody import Custody
-from node.miner import Miner
+from tests.integration.hostile_mining import mining
 from tests.integration.material import BATCH_FEE, BATCHES, BOND, Material
 from tests.integration.rig import MAX_BALANCE, Rig, wait_until
 
@@ -49,9 +48,7 @@ class LyingCustody(Custody):
 async def rig(material: Material, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     """A custody whose service the tests bring, and three hospitals; an open task that nobody completes."""
     made = Rig.make(tmp_path_factory.mktemp("accusations") / "rig", 4)
-    path = made.testnet.get_config_path("node1")
-    settings = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(settings | {"roles": ["validator"]}))
+    made.set_roles("node1", "validator")
     for name in ("node1", *HOSPITALS):
         await made.start(name)
     try:
@@ -63,22 +60,7 @@ async def rig(material: Material, tmp_path_factory: pytest.TempPathFactory) -> A
 
 async def test_false_accusations_and_a_lying_custody(rig: Rig, tmp_path: Path) -> None:
     custody, hospital = rig.nodes["node1"], rig.nodes["node2"].core
-    lying = LyingCustody(custody.core, custody.config.data_dir, 1)
-    services = [
-        asyncio.create_task(Miner(hospital, 1, tmp_path / "scratch").run()),
-        asyncio.create_task(lying.run()),
-    ]
-    try:
-        accusation = await accuse_falsely(rig)
-        await wait_until(
-            lambda: all(rig.get_task(name).status is TaskStatus.CLOSED for name in rig.nodes),
-            "the task is closed",
-        )
-    finally:
-        for service in services:
-            service.cancel()
-        await asyncio.gather(*services, return_exceptions=True)
-    await rig.wait_agreement()
+    accusation = await lie_until_closed(rig, tmp_path)
     state = rig.get_state("node3")
     record = state.get_accusation(compute_accusation_id(accusation))
     assert record is not None
@@ -96,6 +78,25 @@ async def test_false_accusations_and_a_lying_custody(rig: Rig, tmp_path: Path) -
     assert state.get_account(custody.core.address).balance == MAX_BALANCE - fees - BOND
     assert state.get_charter().treasury == BOND
     assert state.get_locks() == ()
+
+
+async def lie_until_closed(rig: Rig, directory: Path) -> WrongBundle:
+    """node2 mines, node4 accuses it falsely, node1 lies about losses; the false accusation, once the task is
+    closed everywhere."""
+    custody = rig.nodes["node1"]
+    lying = asyncio.create_task(LyingCustody(custody.core, custody.config.data_dir, 1).run())
+    try:
+        async with mining(rig, directory):
+            accusation = await accuse_falsely(rig)
+            await wait_until(
+                lambda: all(rig.get_task(name).status is TaskStatus.CLOSED for name in rig.nodes),
+                "the task is closed",
+            )
+    finally:
+        lying.cancel()
+        await asyncio.gather(lying, return_exceptions=True)
+    await rig.wait_agreement()
+    return accusation
 
 
 async def accuse_falsely(rig: Rig) -> WrongBundle:

@@ -2,12 +2,10 @@
 its claims are refused, nothing of it is opened, the honest miner's later claims are credited, and its
 organisation is suspended once every validator has computed the same."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,20 +13,17 @@ import pytest_asyncio
 
 from consensus.claims import sign_claim
 from consensus.crypto import SigningKey, hash_domain
-from consensus.state import TaskStatus
 from consensus.task import BlobRef, OpenGradient
 from node.claims import compute_claim_id
 from node.gossip.limits import Fault
-from node.miner import Miner
+from tests.integration.hostile_mining import MISSING, claim_wrong_bundles, mine_to_the_end, wait_suspended
 from tests.integration.material import BATCHES, BOND, PRESET, REWARD, SPEC, Material
 from tests.integration.rig import MAX_BALANCE, Mallory, Rig, wait_until
-from workloads.base import GradientJob, KeyFile
 from workloads.fusion import WORKLOAD
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MALLORY = "node3"
-MISSING = hash_domain("test", b"nobody has this")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -48,14 +43,6 @@ async def rig(material: Material, tmp_path_factory: pytest.TempPathFactory) -> A
 async def mallory(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mallory]:
     async with AsyncExitStack() as stack:
         yield await stack.enter_async_context(Mallory(rig, MALLORY, tmp_path_factory.mktemp("mallory")))
-
-
-def compute_bundle(material: Material, batch: int, output: Path) -> None:
-    """The canonical bundle of a batch at the initial weights."""
-    # Workers keep a loaded key under its root, so another key must have another.
-    keys = KeyFile(sha256(material.relin_keys.read_bytes()).digest(), material.relin_keys)
-    path = material.training[batch][0]
-    WORKLOAD.run_gradient(GradientJob(PRESET, material.model, material.weights, keys, path, output))
 
 
 async def test_claims_for_something_else_are_not_kept(rig: Rig, mallory: Mallory) -> None:
@@ -106,44 +93,14 @@ async def test_a_miner_has_one_claim_for_a_batch(rig: Rig, mallory: Mallory) -> 
     assert core.claims.get_for(rig.task, 0, 2) == first
 
 
-def has_bundles(rig: Rig) -> bool:
-    """Whether the hospital still keeps bundles that it mined."""
-    size = WORKLOAD.get_sizes(PRESET, SPEC.encode()).bundle
-    return any(ref.length == size for ref in rig.nodes["node2"].core.blobs.get_refs())
-
-
 async def test_wrong_bundles_earn_nothing_and_the_honest_miner_is_credited(
     rig: Rig, mallory: Mallory, material: Material, tmp_path: Path
 ) -> None:
-    """Batch 0: the right bundle of batch 1. Batch 1: right length, wrong bytes. Batch 2: nobody has it.
-
-    The first is the worst: refused for batch 0, it must still be accepted from the honest miner for batch 1.
-    """
-    custody = rig.nodes["node1"].core
-    await asyncio.to_thread(compute_bundle, material, 1, tmp_path / "bundle")
-    right = await mallory.blobs.put_file(tmp_path / "bundle")
-    wrong = mallory.blobs.put_bytes(bytes(right.length))
-    mallory.claim(mallory.build_claim(0, right))
-    mallory.claim(mallory.build_claim(1, wrong))
-    refused = custody.chain.ledger.iterate_records
-    await wait_until(lambda: len(list(refused(b"refused/"))) == 2, "both bundles are refused")
-    assert rig.get_task().step == 0
-    assert custody.chain.ledger.get_record(b"opening/gradient/" + rig.task + bytes(4)) is None
-
-    hospital = rig.nodes["node2"].core
-    miner = asyncio.create_task(Miner(hospital, 1, tmp_path / "scratch").run())
-    try:
-        await wait_until(lambda: rig.get_task().status is TaskStatus.COMPLETE, "the task completes")
-        await wait_until(lambda: not has_bundles(rig), "the miner drops its last bundles")
-    finally:
-        miner.cancel()
-        await asyncio.gather(miner, return_exceptions=True)
-    organisation = rig.get_state().get_account(mallory.key.address).organisation
-    await wait_until(
-        lambda: all(organisation in rig.get_state(name).get_suspended() for name in rig.nodes),
-        "Mallory's organisation is suspended",
-    )
-    await rig.wait_agreement()
+    """Another batch's right bundle is refused, and later credited to the honest miner for its own batch."""
+    custody, hospital = rig.nodes["node1"].core, rig.nodes["node2"].core
+    right, wrong = await claim_wrong_bundles(rig, mallory, material, tmp_path)
+    await mine_to_the_end(rig, tmp_path)
+    await wait_suspended(rig, mallory)
     openings = [o for o in custody.get_openings(rig.task) if isinstance(o, OpenGradient)]
     assert {claim.miner for opening in openings for claim in opening.claims} == {hospital.address}
     assert right.root in {claim.bundle.root for claim in openings[0].claims}
