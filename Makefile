@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL ?= -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench results fuzz compose-test reliability reliability-containers lock clean
+.PHONY: help setup demo test test-slow lint format bench results fuzz compose-test reliability reliability-containers adversary lock clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -61,6 +61,9 @@ reliability: setup  ## Nets of real nodes under faults, as processes and contain
 
 reliability-containers: setup  ## The same faults with containers alone; the page is left as it is
 	bash tests/testnet/compose.sh reliability $(ARGS)
+
+adversary: setup  ## Attacks on honest nodes and what each gained; renews docs/ADVERSARIES.md
+	$(BIN)/python -m benchmarks.adversary --write $(ARGS)
 
 # One command line for every lock: hashes, no index, no local path. torch and Pyfhel are left out (scripts/setup.py).
 COMPILE = PIP_CONFIG_FILE=/dev/null ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header \

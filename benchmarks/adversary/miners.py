@@ -203,6 +203,7 @@ PROFILES = (
         REAL,
         claim_wrongly,
         is_slow=True,
+        covered="tests/integration/test_hostile_claims.py",
         remark="The custody opens nothing before every patch agrees with the clear, so a wrong bundle never "
         "reaches the model. Governance may reinstate an organisation.",
     ),
@@ -214,8 +215,8 @@ PROFILES = (
         copy_claims,
         is_slow=True,
         remark="Copying is not against the rules: bundles are public and canonical, so a copy proves "
-        "nothing. The custody credits the claim that it hears first: the computing miner's, unless the network "
-        "favours the copier (or the custody does: puppet-miner). What a copier earns, others miss.",
+        "nothing. The custody credits the claim that it hears first: the computing miner's, unless the "
+        "network favours the copier (or the custody does: puppet-miner). What a copier earns, others miss.",
     ),
     Profile(
         "lying-custody",
@@ -225,6 +226,7 @@ PROFILES = (
         REAL,
         lie_about_losses,
         is_slow=True,
+        covered="tests/integration/test_accusations.py",
         remark="The hash is what can be recomputed. That the *number* is what the ciphertext decrypts to is "
         "the single custodian's word; verdicts of validators with pairs of their own stand against it.",
     ),

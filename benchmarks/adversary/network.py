@@ -347,6 +347,7 @@ PROFILES = (
         "parents do not exist",
         f"{CHAINS}, over a network in memory; the orphans go to the cluster of the other profiles.",
         spam_headers,
+        covered="tests/integration/test_sync.py, tests/integration/test_forged_blocks.py",
         remark="Believed is at most one window of signed headers of a peer at a time, and nothing of it is "
         "stored before the bodies are here and judged. A validator in its turn can make valid blocks on end, "
         "too: that is a fork like any other, and final blocks bound it.",
@@ -358,8 +359,9 @@ PROFILES = (
         "One node as a process of its own, real sockets and TLS, the attacker in another process.",
         flood_connections,
         is_slow=True,
+        covered="tests/integration/test_flood.py",
         remark="All from one machine's addresses: an attacker with thousands of them meets the bound on all "
-        " connections and handshakes, which then keeps out new honest ones as well, but not open ones.",
+        "connections and handshakes, which then keeps out new honest ones as well, but not open ones.",
     ),
     Profile(
         "oversize-and-malformed",
@@ -368,6 +370,7 @@ PROFILES = (
         REAL_NODES,
         send_junk,
         is_slow=True,
+        covered="tests/integration/test_hostile_peer.py",
         remark="Every decoder is fuzzed apart, guided by coverage, with its corpus in the repository "
         "(`make fuzz`, tests/fuzz).",
     ),
@@ -377,6 +380,7 @@ PROFILES = (
         "serves a new node state nodes with a flipped bit, of elsewhere, twice, garbage, or only late",
         f"{CHAINS}, over HTTPS with mutual TLS; replies are made small so that the state takes many.",
         poison_snapshot,
+        covered="tests/integration/test_snapshot.py",
     ),
     Profile(
         "eclipse",
@@ -384,6 +388,7 @@ PROFILES = (
         "fills a victim's address book and its links, which it does without pause from its first minute on",
         "A simulation of the real address book and choice of links over minutes, no sockets.",
         eclipse,
+        covered="tests/integration/test_eclipse.py",
         remark="Who controls more organisations than the victim has honest ones around it gains more; the "
         "authority that issues certificates is what bounds that. A victim that is cut off all the same can't "
         "be made to follow another final chain without a third of stake.",

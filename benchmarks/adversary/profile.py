@@ -72,6 +72,8 @@ class Profile:
     run: Run
     is_slow: bool = False
     """Real ciphertexts or real processes: left out of the quick tests."""
+    covered: str = ""
+    """The test that makes the same attack; then it is left out of the quick ones, too."""
     remark: str = ""
     """What the figures do not say."""
 

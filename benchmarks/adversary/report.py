@@ -57,9 +57,10 @@ def format_entry(entry: Entry) -> str:
         parts.append(align([("what", "must be", "was", "holds"), *rows]))
     else:
         parts.append(f"It broke off: {entry.failure}")
-    if profile.remark:
-        parts.append(profile.remark)
-    return "\n\n".join(parts)
+    parts.append(profile.remark)
+    if profile.covered:
+        parts.append(f"The same in tests: `{profile.covered}`.")
+    return "\n\n".join(filter(None, parts))
 
 
 def write_document(entries: Sequence[Entry], seed: int) -> None:

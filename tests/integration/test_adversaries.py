@@ -1,4 +1,4 @@
-"""The attacks of `make adversary`, smaller; those with ciphertexts or processes are slow."""
+"""The attacks of `make adversary`, smaller; what other tests do, too, or takes ciphertexts is slow."""
 
 from pathlib import Path
 
@@ -15,7 +15,9 @@ SEED = 20_261_122
 @pytest.mark.parametrize(
     "profile",
     [
-        pytest.param(profile, id=profile.name, marks=[pytest.mark.slow] if profile.is_slow else [])
+        pytest.param(
+            profile, id=profile.name, marks=[pytest.mark.slow] if profile.is_slow or profile.covered else []
+        )
         for profile in PROFILES
     ],
 )
