@@ -87,7 +87,8 @@ def run_everything(options: argparse.Namespace) -> bool:
 def renew_document() -> None:
     """From the last results of each manifest, in the order in which they run."""
     entries = [entry for kind in KINDS for entry in load_results(get_results(kind))]
-    write_document(sorted((e for e in entries if e.manifest in FULL), key=lambda e: FULL.index(e.manifest)))
+    chosen = sorted((e for e in entries if e.manifest in FULL), key=lambda e: FULL.index(e.manifest))
+    write_document(chosen, FULL)
     print(f"{DOCUMENT.relative_to(ROOT)} renewed")
 
 

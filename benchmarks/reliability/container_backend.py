@@ -25,6 +25,7 @@ CLOCK_IMAGE = "bmif-faketime:local"
 OFFSET_FILE = "/node/clock"
 FIRST_PORT, PORTS_PER_NODE = 8100, 3
 POLL_S = 0.2
+FREEZE_S = 60.0
 CLOCK_DOCKERFILE = f"""\
 FROM {IMAGE}
 USER root
@@ -180,7 +181,12 @@ class ContainerBackend:
         await self._wait_ready(name)
 
     async def pause(self, name: str) -> None:
-        await run_command(["docker", "pause", self._containers[name]])
+        async def is_frozen() -> bool:
+            # On a starved machine the engine now and then gives up with "unable to freeze".
+            await _try(["docker", "pause", self._containers[name]])
+            return await self._inspect(name, "{{.State.Paused}}") == "true"
+
+        await poll(is_frozen, f"{name} is frozen", FREEZE_S, POLL_S)
 
     async def resume(self, name: str) -> None:
         await run_command(["docker", "unpause", self._containers[name]])

@@ -1,6 +1,7 @@
 """The table of all faults, as text and as docs/RELIABILITY.md."""
 
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +41,8 @@ class Entry:
     seed: int
     seconds: float
     machine: str
+    load: float
+    """Of the machine at the end: this run alone keeps it at one to three."""
     rows: tuple[Row, ...]
     findings: tuple[tuple[str, str, str], ...]
     """What, seen, holds."""
@@ -114,7 +117,8 @@ def build_entry(run: Run) -> Entry:
         run.backend,
         run.seed,
         run.seconds,
-        get_machine(),
+        get_machine().partition(", load")[0],
+        os.getloadavg()[0],
         tuple(rows),
         findings,
         run.failure,
@@ -123,7 +127,8 @@ def build_entry(run: Run) -> Entry:
 
 def format_entry(entry: Entry) -> str:
     """Two tables in Markdown."""
-    head = f"**{entry.manifest}** ({entry.backend}, seed {entry.seed}, {entry.seconds:.0f} s): {entry.about}"
+    setting = f"{entry.backend}, seed {entry.seed}, {entry.seconds:.0f} s, machine's load {entry.load:.1f}"
+    head = f"**{entry.manifest}** ({setting}): {entry.about}"
     faults = [("fault", "times", "finality meanwhile", "recovered in", "bound", "holds")]
     faults += [(r.fault, str(r.times), r.meanwhile, r.recovery, r.bound, r.holds) for r in entry.rows]
     parts = [head, align(faults)]
@@ -172,13 +177,17 @@ def load_results(path: Path) -> list[Entry]:
     return entries
 
 
-def write_document(entries: Sequence[Entry]) -> None:
-    """Renew docs/RELIABILITY.md from results of one or both backends."""
-    machines = dict.fromkeys(f"{entry.machine} ({entry.backend})" for entry in entries)
+def write_document(entries: Sequence[Entry], expected: Sequence[str]) -> None:
+    """Renew docs/RELIABILITY.md from results of both backends; expected manifests without a result are named."""
+    machines = dict.fromkeys(entry.machine for entry in entries)
     sections = []
-    for kind in dict.fromkeys(entry.backend for entry in entries):
+    for kind in ("processes", "containers"):
+        found = [entry for entry in entries if entry.backend == kind]
+        missing = [name for name in expected if name not in {entry.manifest for entry in found}]
         sections.append(f"## Nodes as {kind}")
-        sections += [format_entry(entry) for entry in entries if entry.backend == kind]
+        sections += map(format_entry, found)
+        if missing:
+            sections.append(f"Not run for this page: {', '.join(missing)}.")
     text = TEMPLATE.read_text(encoding="utf-8").format(
         machines="; ".join(machines), tables="\n\n".join(sections), in_flight=IN_FLIGHT_S
     )
