@@ -178,7 +178,7 @@ def load_results(path: Path) -> list[Entry]:
 
 
 def write_document(entries: Sequence[Entry], expected: Sequence[str]) -> None:
-    """Renew docs/RELIABILITY.md from results of both backends; expected manifests without a result are named."""
+    """Renew docs/RELIABILITY.md from results of both backends; manifests without a result are named."""
     machines = dict.fromkeys(entry.machine for entry in entries)
     sections = []
     for kind in ("processes", "containers"):
@@ -187,7 +187,7 @@ def write_document(entries: Sequence[Entry], expected: Sequence[str]) -> None:
         sections.append(f"## Nodes as {kind}")
         sections += map(format_entry, found)
         if missing:
-            sections.append(f"Not run for this page: {', '.join(missing)}.")
+            sections.append(f"Without a complete run on this page: {', '.join(missing)}.")
     text = TEMPLATE.read_text(encoding="utf-8").format(
         machines="; ".join(machines), tables="\n\n".join(sections), in_flight=IN_FLIGHT_S
     )
