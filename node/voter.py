@@ -67,6 +67,7 @@ class Voter:
         self._answered: set[str] = set()
         self._asking: set[str] = set()
         self._resent = False
+        self._has_alarmed = False
         core.on_vote(self._on_vote)
         core.chain.on_head_change(lambda change: self._moves.append(core.clock.monotonic()))
 
@@ -147,11 +148,13 @@ class Voter:
             logger.warning("not voting: %s", status.detail)
         elif before.state is VotingState.WAITING and status.state is VotingState.VOTING:
             logger.warning("voting again: no vote can contradict what this key may have signed before")
+            self._has_alarmed = False
 
     def _on_vote(self, vote: Vote) -> None:
         if vote.validator != self._core.address or not self._caution.on_seen(vote):
             return
-        if self._caution.doubt is Doubt.LOST:
+        if self._caution.doubt is Doubt.LOST and not self._has_alarmed:
+            self._has_alarmed = True  # the next ones, in every block that is caught up with, say nothing new
             logger.critical(
                 "a vote of this node's key for height %d that this node did not sign: is the key used "
                 "by two nodes, or the ledger an old one?",
