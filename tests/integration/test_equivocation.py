@@ -66,11 +66,14 @@ async def test_votes_inside_blocks_of_a_branch_convict(tmp_path: Path) -> None:
             ),
             "two blocks of one height",
         )
+        votes = []
         for peer in (cluster[1], cluster[3]):
             head = Checkpoint(peer.chain.head.height, peer.chain.head_hash)
             source = peer.chain.head_state.get_finality().justified
             vote = sign_vote(liar.key, peer.chain.chain_id, source, head)
             assert peer.core.take_vote(encode(vote)).value == "accept"
+            votes.append((peer, vote))
+        for peer, vote in votes:
             await cluster.wait_until(partial(is_in_block, peer, vote), "a block has the vote", 300.0)
         cluster.heal((1, 2), (3,))
         await check_jailed(cluster, liar)
