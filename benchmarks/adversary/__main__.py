@@ -57,9 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         profiles = find_profiles(options.names)
     except KeyError as error:
         parser.error(f"no profile {error}; --list names them")
-    logging.disable(logging.CRITICAL)  # hostile peers fill any log; failures are told below
     print(f"seed {options.seed}", flush=True)
-    entries = run_all(profiles, options.seed, quick=options.quick)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # hostile peers fill any log; failures are told below
+    try:
+        entries = run_all(profiles, options.seed, quick=options.quick)
+    finally:
+        logging.disable(before)
     print(f"\n{format_summary(entries)}")
     if options.write and len(entries) == len(PROFILES) and all(entry.outcome for entry in entries):
         write_document(entries, options.seed)
