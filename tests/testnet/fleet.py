@@ -262,8 +262,19 @@ class Fleet:
         client = self.api(name)
         return next(item for item in client.collect(client.api.iterate_tasks()) if item.id == task)
 
+    def wait_known(self, task: str, name: str) -> None:
+        """Return once the node's chain has the task's publication."""
+
+        def read() -> bool:
+            client = self.api(name)
+            return any(item.id == task for item in client.collect(client.api.iterate_tasks()))
+
+        poll(read, f"{name} knows task {task[:12]}")
+
     def wait_complete(self, task: str, name: str = "node4") -> None:
         """Return once the task's last milestone is settled, as this node sees it."""
+
+        self.wait_known(task, name)
 
         def read() -> bool:
             found = self.get_summary(name, task)
@@ -274,6 +285,8 @@ class Fleet:
 
     def wait_step(self, task: str, step: int, name: str = "node4") -> None:
         """Return once this many steps are opened on the chain, or the task is complete."""
+
+        self.wait_known(task, name)
 
         def read() -> bool:
             found = self.get_summary(name, task)
