@@ -68,7 +68,7 @@ async def wait_until(condition: Callable[[], bool], what: str, deadline_s: float
 def find_free_ports(count: int) -> int:
     """Below the ports that outgoing connections are given: one of those could take them meanwhile."""
     while True:
-        base = random.randrange(12_000, 24_000)
+        base = random.randrange(12_000, 19_900)
         with ExitStack() as stack:
             try:
                 for port in range(base, base + count):
