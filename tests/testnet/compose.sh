@@ -12,7 +12,7 @@ set -euo pipefail
 
 cd "$(dirname "$0")/../.."
 case ${1:-test} in
-    test) LIMIT_S=${BMIF_COMPOSE_LIMIT_S:-900} ;;
+    test) LIMIT_S=${BMIF_COMPOSE_LIMIT_S:-1080} ;;
     reliability) LIMIT_S=${BMIF_COMPOSE_LIMIT_S:-7200} ;;
     *) echo "usage: $0 [test | reliability [OPTION ...]]" >&2; exit 2 ;;
 esac
