@@ -401,7 +401,7 @@ class Core:
         votes = block.body.votes if is_valid else self._check_votes(block.body.votes)
         for vote in votes:
             self.note_vote(vote)
-            self.votes.add(vote)
+            self.votes.add(vote, in_block=is_valid)
 
     def _check_votes(self, votes: Sequence[Vote]) -> list[Vote]:
         """Those of a block that is not valid here which their validators signed; not too many are tried."""

@@ -1,9 +1,9 @@
-"""The pool of votes: bounded, one a height, and exactly what a block may carry."""
+"""The pool of votes: bounded, few a height, and exactly what a block may carry."""
 
 from consensus.crypto import SigningKey, hash_domain
 from consensus.types import Hash32, Height
 from consensus.vote import Checkpoint, Vote, sign_vote
-from node.votes import VotePool, compute_vote_id
+from node.votes import MAX_AT_HEIGHT, VotePool, compute_vote_id
 from tests.unit.consensus.world import CUSTODY, MINER_A, MINER_B, OUTSIDER, VALIDATORS, World
 
 CHAIN = hash_domain("test", b"chain")
@@ -16,16 +16,17 @@ def build_vote(target: int, key: SigningKey = MINER_A, name: str = "", source: i
     return sign_vote(key, CHAIN, build_checkpoint(source), build_checkpoint(target))
 
 
-def test_a_validator_has_one_vote_for_a_height() -> None:
+def test_a_validator_has_few_votes_for_a_height_but_those_of_valid_blocks_always() -> None:
+    """Made-up votes told first can't keep a true one, which some block has counted, out of the others."""
     pool = VotePool()
-    first, second = build_vote(5), build_vote(5, name="other")
-    assert pool.add(first)
-    assert not pool.add(first)
-    assert not pool.add(second)
-    assert pool.add(build_vote(5, MINER_B, "other"))
-    assert pool.get(compute_vote_id(first)) == first
-    assert compute_vote_id(second) not in pool
-    assert (len(pool), pool.version) == (2, 2)
+    made_up = [build_vote(5, name=f"made up {n}") for n in range(MAX_AT_HEIGHT + 1)]
+    assert [pool.add(vote) for vote in made_up] == [True] * MAX_AT_HEIGHT + [False]
+    assert not pool.add(made_up[0])
+    true = build_vote(5, name="true")
+    assert not pool.add(true)
+    assert pool.add(true, in_block=True)
+    assert compute_vote_id(true) in pool
+    assert len(pool) == MAX_AT_HEIGHT + 1
 
 
 def test_each_validator_pushes_out_its_own_votes_alone() -> None:
