@@ -139,14 +139,15 @@ def is_worth_making(
 ) -> bool:
     """Whether a carrier block serves anything: it carries transactions, or it brings finality nearer.
 
-    One that only moves the chain on, so that votes can meet at a fresh height, is worth making after ever
+    The votes for its parent should come with it, or finality falls behind by a block for good; so one with
+    transactions alone waits for them, as long as the chain has stood twice `min_block_ms` at most. One that only moves the chain on, so that votes can meet at a fresh height, is worth making after ever
     longer pauses. No rule: whoever makes more of them than this breaks none.
     """
+    before, after = parent_state.get_finality(), proposal.state.get_finality()
     if proposal.block.body.transactions:
-        return True
+        return after.justified.height == parent.height or time >= parent.time + 2 * params.min_block_ms
     if not is_finality_wanted(parent_state):
         return False
-    before, after = parent_state.get_finality(), proposal.state.get_finality()
     if (after.justified.height, after.finalized.height) > (before.justified.height, before.finalized.height):
         return True
     below = Checkpoint(parent.height, proposal.block.header.parent)
