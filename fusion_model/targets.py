@@ -5,12 +5,25 @@ weight `NetworkConfig.gradient_weight`. That weight is one number under two name
 described over images, mu where the circuits and patches are.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from fusion_model.config import NetworkConfig
 from fusion_model.gradients import Array
+from fusion_model.planes import check_pair, compute_energy
+
+
+class ImageTargets(NamedTuple):
+    """Targets of a whole registered pair."""
+
+    intensity: Array
+    """T, (H, W)."""
+    gradient_x: Array
+    """Wanted F[:, j+1] - F[:, j], (H, W-1)."""
+    gradient_y: Array
+    """Wanted F[i+1, :] - F[i, :], (H-1, W)."""
 
 
 class FusionTargets(NamedTuple):
@@ -51,3 +64,49 @@ def build_targets(config: NetworkConfig, inputs: Array) -> FusionTargets:
         compute_strongest_difference(inner, axis=1),
         compute_strongest_difference(inner, axis=0),
     )
+
+
+def _build_maximum(first: Array, second: Array) -> ImageTargets:
+    """The brighter pixel and, pixel by pixel, the signed difference of larger magnitude."""
+    pair = np.stack([first, second])[None]
+    return ImageTargets(
+        np.maximum(first, second),
+        compute_strongest_difference(pair, axis=1)[0],
+        compute_strongest_difference(pair, axis=0)[0],
+    )
+
+
+def _build_energy(first: Array, second: Array) -> ImageTargets:
+    """The brighter pixel and the differences of the image that has more structure around them.
+
+    Structure is the 5x5 energy of `planes.compute_energy` at both pixels of a difference; a choice by region
+    keeps edges whole where single pixels would flicker between the images.
+    """
+    lead = compute_energy(first) - compute_energy(second)
+    differences = []
+    for axis in (1, 0):
+        a, b = np.diff(first, axis=axis), np.diff(second, axis=axis)
+        low = lead[:, :-1] if axis else lead[:-1]
+        high = lead[:, 1:] if axis else lead[1:]
+        differences.append(np.where(low + high >= 0, a, b))
+    return ImageTargets(np.maximum(first, second), differences[0], differences[1])
+
+
+_TARGETS: dict[str, Callable[[Array, Array], ImageTargets]] = {
+    "maximum": _build_maximum,
+    "energy": _build_energy,
+}
+
+TARGETS: tuple[str, ...] = tuple(_TARGETS)
+"""Known targets of whole pairs."""
+
+
+def build_image_targets(name: str, first: Array, second: Array) -> ImageTargets:
+    """The targets `name` of a whole registered pair of images (H, W) in [0, 1].
+
+    Raises ValueError for an unknown name and for images of different shapes.
+    """
+    if name not in _TARGETS:
+        raise ValueError(f"target {name!r} is unknown; known are {', '.join(TARGETS)}")
+    check_pair(first, second)
+    return _TARGETS[name](first, second)

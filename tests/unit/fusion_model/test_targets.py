@@ -6,7 +6,8 @@ import pytest
 from fusion_model.config import NetworkConfig
 from fusion_model.gradients import apply_metric
 from fusion_model.losses import build_loss_target
-from fusion_model.targets import build_targets, compute_strongest_difference
+from fusion_model.phantom import build_phantoms
+from fusion_model.targets import TARGETS, build_image_targets, build_targets, compute_strongest_difference
 
 
 def test_the_stronger_difference_keeps_its_sign_and_ties_go_to_the_first() -> None:
@@ -49,3 +50,41 @@ def test_the_loss_target_is_the_published_formula(weight: int) -> None:
     np.testing.assert_allclose(
         apply_metric(config, skip).reshape(4, 4), skip.reshape(4, 4) @ metric, atol=1e-14
     )
+
+
+def test_image_targets_of_the_maximum_agree_with_those_of_patches() -> None:
+    config = NetworkConfig(patch=12)
+    pair = np.random.default_rng(2).uniform(0, 1, (2, 12, 12))
+    whole, patch = build_image_targets("maximum", pair[0], pair[1]), build_targets(config, pair[None])
+    np.testing.assert_array_equal(whole.intensity[2:-2, 2:-2], patch.intensity[0])
+    np.testing.assert_array_equal(whole.gradient_x[2:-2, 2:-2], patch.gradient_x[0])
+    np.testing.assert_array_equal(whole.gradient_y[2:-2, 2:-2], patch.gradient_y[0])
+
+
+def test_energy_takes_the_differences_of_the_image_with_structure() -> None:
+    busy = np.tile(np.repeat([0.0, 0.5], 2), (24, 6))
+    flat = np.full(busy.shape, 0.4)
+    flat[12, 12] = 0.41
+    for first, second in ((busy, flat), (flat, busy)):
+        targets = build_image_targets("energy", first, second)
+        np.testing.assert_array_equal(targets.gradient_x, np.diff(busy, axis=1))
+        np.testing.assert_array_equal(targets.gradient_y, np.diff(busy, axis=0))
+        np.testing.assert_array_equal(targets.intensity, np.maximum(busy, flat))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_image_targets_fit_the_image_and_black_is_wanted_black(name: str) -> None:
+    pair = build_phantoms(1, 1, slices=1)[0]
+    first, second = (np.pad(image, 24) for image in (pair.first, pair.second))
+    targets = build_image_targets(name, first, second)
+    assert targets.intensity.shape == first.shape
+    assert targets.gradient_x.shape == (first.shape[0], first.shape[1] - 1)
+    assert targets.gradient_y.shape == (first.shape[0] - 1, first.shape[1])
+    for plane in targets:
+        assert np.isfinite(plane).all()
+        assert not plane[:8].any()
+
+
+def test_unknown_targets_are_refused() -> None:
+    with pytest.raises(ValueError, match="target 'best' is unknown; known are maximum, energy"):
+        build_image_targets("best", np.zeros((8, 8)), np.zeros((8, 8)))
