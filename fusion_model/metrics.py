@@ -3,22 +3,21 @@
 All images are grey with whole values 0..255. Figures over sources are *sums* over the two sources, not means.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.metrics import structural_similarity
 
 from fusion_model.gradients import Array
 
-_similarity: Callable[..., float] = structural_similarity
-"""The library's function with the type that it does not declare."""
-
 _VIF_NOISE = 2.0
+_VIF_SCALES = 4
 _TINY = 1e-10
 _SSIM_WINDOW = 7
+_SSIM_CONSTANTS = (0.01, 0.03)
+"""K1 and K2 of Wang et al. 2004."""
 _LARGEST_VIF_WINDOW = 17
 _SMALLEST_SIDE = 64
 """Below this the coarsest VIF scale has no pixels left."""
@@ -63,6 +62,7 @@ def compute_metrics(first: npt.ArrayLike, second: npt.ArrayLike, fused: npt.Arra
     )
     if not a.shape == b.shape == f.shape:
         raise ValueError(f"expected three images of one size, got {a.shape}, {b.shape}, {f.shape}")
+    similarity, published = compute_similarities(a, b, f)
     return FusionMetrics(
         EN=compute_entropy(f),
         SD=float(f.std()),
@@ -70,10 +70,10 @@ def compute_metrics(first: npt.ArrayLike, second: npt.ArrayLike, fused: npt.Arra
         AG=compute_average_gradient(f),
         MI=compute_mutual_information(a, f) + compute_mutual_information(b, f),
         SCD=_compute_correlation(f - b, a) + _compute_correlation(f - a, b),
-        VIF=compute_visual_fidelity(a, f) + compute_visual_fidelity(b, f),
+        VIF=sum(compute_visual_fidelity((a, b), f)),
         Qabf=compute_edge_preservation(a, b, f),
-        SSIM=_compute_similarity(a, b, f, 255.0),
-        SSIM2=_compute_similarity(a, b, f, 2.0),
+        SSIM=similarity,
+        SSIM2=published,
     )
 
 
@@ -111,34 +111,45 @@ def compute_mutual_information(source: Array, fused: Array) -> float:
     return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
 
 
-def compute_visual_fidelity(reference: Array, image: Array) -> float:
-    """Pixel-domain VIF of `image` against `reference`; 1 when the reference carries no information."""
-    gained = possible = 0.0
-    for scale in range(4):
-        size = (_LARGEST_VIF_WINDOW - 1) // 2**scale + 1
-        kernel = _build_gaussian(size)
+def compute_visual_fidelity(references: Sequence[Array], image: Array) -> list[float]:
+    """Pixel-domain VIF of `image` against each reference; 1 where a reference carries no information.
+
+    Source: Sheikh & Bovik 2006, in the pixel domain; the image's own moments are computed once for all.
+    """
+    gained, possible = [0.0] * len(references), [0.0] * len(references)
+    planes = np.stack([image, *references])
+    for scale in range(_VIF_SCALES):
+        kernel = _build_gaussian((_LARGEST_VIF_WINDOW - 1) // 2**scale + 1)
         if scale:
-            reference = _filter_valid(reference, kernel)[::2, ::2]
-            image = _filter_valid(image, kernel)[::2, ::2]
-        mean_r, mean_i = _filter_valid(reference, kernel), _filter_valid(image, kernel)
-        variance_r = np.maximum(_filter_valid(reference * reference, kernel) - mean_r * mean_r, 0)
-        variance_i = np.maximum(_filter_valid(image * image, kernel) - mean_i * mean_i, 0)
-        covariance = _filter_valid(reference * image, kernel) - mean_r * mean_i
-        gain = covariance / (variance_r + _TINY)
-        residual = variance_i - gain * covariance
-        flat_r, flat_i = variance_r < _TINY, variance_i < _TINY
-        gain[flat_r] = 0
-        residual[flat_r] = variance_i[flat_r]
-        variance_r[flat_r] = 0
-        gain[flat_i] = 0
-        residual[flat_i] = 0
-        negative = gain < 0
-        residual[negative] = variance_i[negative]
-        gain[negative] = 0
-        residual = np.maximum(residual, _TINY)
-        gained += float(np.log1p(gain**2 * variance_r / (residual + _VIF_NOISE)).sum())
-        possible += float(np.log1p(variance_r / _VIF_NOISE).sum())
-    return gained / possible if possible > 0 else 1.0
+            planes = np.ascontiguousarray(_filter_valid(planes, kernel)[:, ::2, ::2])
+        means = _filter_valid(planes, kernel)
+        variances = np.maximum(_filter_valid(planes * planes, kernel) - means * means, 0)
+        covariances = _filter_valid(planes[0] * planes[1:], kernel) - means[0] * means[1:]
+        for index, covariance in enumerate(covariances):
+            more, most = _compare_information(variances[index + 1], variances[0], covariance)
+            gained[index] += more
+            possible[index] += most
+    return [a / b if b > 0 else 1.0 for a, b in zip(gained, possible, strict=True)]
+
+
+def compute_similarities(first: Array, second: Array, fused: Array) -> tuple[float, float]:
+    """SSIM and SSIM2: structural similarity with both sources, for the data ranges 255 and 2.
+
+    Uniform 7x7 windows inside the image, sample covariances. Source: Wang et al. 2004.
+    """
+    planes = np.stack([fused, first, second])
+    means = _average_windows(planes)
+    share = _SSIM_WINDOW**2 / (_SSIM_WINDOW**2 - 1)
+    variances = share * (_average_windows(planes * planes) - means * means)
+    products = means[0] * means[1:]
+    covariances = share * (_average_windows(planes[0] * planes[1:]) - products)
+    powers, spreads = means[0] ** 2 + means[1:] ** 2, variances[0] + variances[1:]
+    results: list[float] = []
+    for data_range in (255.0, 2.0):
+        c1, c2 = ((constant * data_range) ** 2 for constant in _SSIM_CONSTANTS)
+        similarity = (2 * products + c1) * (2 * covariances + c2) / ((powers + c1) * (spreads + c2))
+        results.append(float(similarity.mean(axis=(1, 2)).sum()))
+    return results[0], results[1]
 
 
 def compute_edge_preservation(first: Array, second: Array, fused: Array) -> float:
@@ -168,10 +179,28 @@ def _compute_correlation(first: Array, second: Array) -> float:
     return float((x * y).sum()) / norm if norm > 0 else 0.0
 
 
-def _compute_similarity(first: Array, second: Array, fused: Array, data_range: float) -> float:
-    of_first = _similarity(fused, first, win_size=_SSIM_WINDOW, data_range=data_range)
-    of_second = _similarity(fused, second, win_size=_SSIM_WINDOW, data_range=data_range)
-    return float(of_first + of_second)
+def _compare_information(variance_r: Array, variance_i: Array, covariance: Array) -> tuple[float, float]:
+    """One scale's information that the image keeps of the reference, and that of the reference."""
+    gain = covariance / (variance_r + _TINY)
+    residual = variance_i - gain * covariance
+    flat_r, flat_i = variance_r < _TINY, variance_i < _TINY
+    # Without variance in the reference nothing is gained; without any in the image nothing is left over.
+    gain[flat_r | flat_i] = 0
+    negative = gain < 0
+    kept = flat_r | negative
+    residual[kept] = variance_i[kept]
+    residual[flat_i] = 0
+    gain[negative] = 0
+    np.maximum(residual, _TINY, out=residual)
+    gained = np.log1p(gain**2 * variance_r / (residual + _VIF_NOISE)).sum()
+    return float(gained), float(np.log1p(np.where(flat_r, 0, variance_r) / _VIF_NOISE).sum())
+
+
+def _average_windows(planes: Array) -> Array:
+    """Means of all SSIM windows that lie inside planes (n, H, W)."""
+    half = _SSIM_WINDOW // 2
+    means = ndimage.uniform_filter(planes, (0, _SSIM_WINDOW, _SSIM_WINDOW))
+    return np.asarray(means[:, half:-half, half:-half], dtype=np.float64)
 
 
 def _build_gaussian(size: int) -> Array:
@@ -181,11 +210,11 @@ def _build_gaussian(size: int) -> Array:
     return np.asarray(window / window.sum(), dtype=np.float64)
 
 
-def _filter_valid(image: Array, kernel: Array) -> Array:
-    """Separable correlation without padding."""
+def _filter_valid(planes: Array, kernel: Array) -> Array:
+    """Separable correlation of planes (n, H, W) without padding."""
     half = len(kernel) // 2
-    rows = ndimage.correlate1d(image, kernel, axis=0)[half : image.shape[0] - half]
-    return np.asarray(ndimage.correlate1d(rows, kernel, axis=1)[:, half : image.shape[1] - half])
+    rows = ndimage.correlate1d(planes, kernel, axis=1)[:, half : planes.shape[1] - half]
+    return np.asarray(ndimage.correlate1d(rows, kernel, axis=2)[:, :, half : planes.shape[2] - half])
 
 
 def _compute_edges(image: Array) -> tuple[Array, Array]:

@@ -82,11 +82,11 @@ def test_the_pyramid_keeps_more_detail_than_the_mean() -> None:
     assert pyramid.Qabf > mean.Qabf
 
 
-def test_five_images_a_second() -> None:
+def test_ten_images_a_second() -> None:
     images = [draw(seed, (256, 256)) for seed in range(3)]
     spent: list[float] = []
-    for _ in range(3):
+    for _ in range(5):
         started = time.process_time()
         compute_metrics(*images)
         spent.append(time.process_time() - started)
-    assert min(spent) < 0.2
+    assert min(spent) < 0.1
