@@ -5,37 +5,24 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fusion_model.gradients import Array
+from fusion_model.importers.colour import Grey, split_colour
+from fusion_model.importers.errors import ImportRefusedError as ImportRefusedError
 from fusion_model.pairs import ImagePair
 
 MAX_SIDE = 4096
-_LUMINANCE = np.array([0.299, 0.587, 0.114])
 _PATIENT_COLUMNS = ("patient", "atlas_case")
-_MODES = ("L", "RGB")
-_DECODER_ERRORS = (
+_DEPTHS = {"L": 255, "I;16": 65535}
+"""Modes of grey PNG files, and their white."""
+
+DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 """What the library lets through for chunks that are not what they say."""
-
-
-class ImportRefusedError(ValueError):
-    """A file or pair that can not be used; names it and says why."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-
-class _Grey(NamedTuple):
-    luminance: Array
-    chroma: Array | None
 
 
 def import_folders(first: Path, second: Path) -> list[ImagePair]:
@@ -87,47 +74,51 @@ def import_manifest(manifest: Path, modality: str | None = None) -> list[ImagePa
 def import_pair(first: Path, second: Path, name: str, patient: int) -> ImagePair:
     """One pair in [0, 1]; a coloured image gives its luminance and keeps its colours aside.
 
-    Raises ImportRefusedError for an unreadable or non-PNG file, one that is not 8-bit grey or RGB, a pair of
-    different sizes (they would not be registered), or two coloured images.
+    Raises ImportRefusedError for an unreadable or non-PNG file, one that is neither grey (8 or 16 bits) nor RGB, a
+    pair of different sizes (they would not be registered), or two coloured images.
     """
     a, b = _load_grey(first), _load_grey(second)
     if a.luminance.shape != b.luminance.shape:
         sizes = [f"{width}x{height}" for height, width in (b.luminance.shape, a.luminance.shape)]
-        raise ImportRefusedError(second, f"is {sizes[0]} pixels, but its twin {first} is {sizes[1]}")
+        raise ImportRefusedError(
+            second,
+            f"is {sizes[0]} pixels, but its twin {first} is {sizes[1]}",
+            "resample one onto the grid of the other",
+        )
     if a.chroma is not None and b.chroma is not None:
         raise ImportRefusedError(second, f"is coloured, and so is its twin {first}; at most one may be")
     chroma = a.chroma if b.chroma is None else b.chroma
     return ImagePair(name, patient, a.luminance, b.luminance, chroma)
 
 
-def _load_grey(path: Path) -> _Grey:
+def _load_grey(path: Path) -> Grey:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             if max(image.size) > MAX_SIDE:
                 raise ImportRefusedError(
-                    path, f"is {image.width}x{image.height} pixels, more than {MAX_SIDE} a side"
+                    path,
+                    f"is {image.width}x{image.height} pixels, more than {MAX_SIDE} a side",
+                    "cut or shrink both images of the pair",
                 )
-            if image.mode not in _MODES:
-                raise ImportRefusedError(path, f"has pixel mode {image.mode}; only 8-bit grey or RGB is read")
+            if image.mode != "RGB" and image.mode not in _DEPTHS:
+                raise ImportRefusedError(
+                    path,
+                    f"has pixel mode {image.mode}; only grey of 8 or 16 bits and RGB are read",
+                    "`bmif data import` reads more",
+                )
             pixels = np.asarray(image)
             mode = image.mode
     except FileNotFoundError as error:
         raise ImportRefusedError(path, "does not exist") from error
     except UnidentifiedImageError as error:
-        raise ImportRefusedError(path, "is not a PNG image") from error
-    except _DECODER_ERRORS as error:
+        raise ImportRefusedError(
+            path, "is not a PNG image", "`bmif data import` reads more formats"
+        ) from error
+    except DECODER_ERRORS as error:
         if isinstance(error, ImportRefusedError):
             raise
         raise ImportRefusedError(path, f"can not be read: {error}") from error
-    if mode == "L":
-        return _Grey(pixels / 255, None)
-    colour = pixels / 255
-    exact = colour @ _LUMINANCE
-    luminance = np.rint(exact * 255) / 255
-    if (pixels == pixels[:, :, :1]).all():
-        return _Grey(luminance, None)
-    chroma = np.stack([(colour[:, :, 2] - exact) / 1.772, (colour[:, :, 0] - exact) / 1.402])
-    return _Grey(luminance, chroma)
+    return split_colour(pixels) if mode == "RGB" else Grey(pixels / _DEPTHS[mode], None)
 
 
 def _list_names(folder: Path) -> set[str]:

@@ -57,6 +57,16 @@ def test_colour_is_read_as_luminance_and_comes_back(tmp_path: Path) -> None:
     assert np.abs(back.astype(int) - colour).max() <= 1
 
 
+def test_sixteen_bits_are_read_at_full_depth(tmp_path: Path) -> None:
+    deep = np.random.default_rng(4).integers(0, 65536, (9, 8), dtype=np.uint16)
+    deep[0, :2] = 0, 65535
+    pair = import_pair(save(tmp_path / "a.png", deep), save(tmp_path / "b.png", draw()), "p", 0)
+    np.testing.assert_array_equal(np.rint(pair.first * 65535), deep)
+    assert pair.first.min() == 0
+    assert pair.first.max() == 1
+    assert pair.chroma is None
+
+
 def test_grey_saved_as_colour_is_grey(tmp_path: Path) -> None:
     grey = np.repeat(draw()[..., None], 3, axis=2)
     pair = import_pair(save(tmp_path / "a.png", grey), save(tmp_path / "b.png", grey), "p", 0)
@@ -74,7 +84,7 @@ def test_refusals_name_the_file_and_the_reason(tmp_path: Path) -> None:
     Image.fromarray(draw()).save(jpeg, format="JPEG")
     cases = [
         (save(tmp_path / "small.png", draw((9, 7))), "is 7x9 pixels, but its twin .* is 8x9"),
-        (save(tmp_path / "deep.png", draw().astype(np.uint16) * 256), "pixel mode I;16.*8-bit"),
+        (save(tmp_path / "bits.png", draw() > 99), "pixel mode 1; only grey of 8 or 16 bits"),
         (save(tmp_path / "alpha.png", draw((9, 8, 4))), "pixel mode RGBA"),
         (text, "not a PNG"),
         (jpeg, "not a PNG"),
