@@ -5,6 +5,7 @@ here needs a training library. Shapes: inputs (n, inputs, P, P), loss target R (
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +20,29 @@ _CHUNK = 512
 
 
 class Layers(NamedTuple):
-    """The flat parameters as tensors; views where the input allows it."""
+    """The flat parameters as tensors."""
 
     first: Array
-    """w, (channels, inputs, kernel, kernel)."""
+    """w, (channels, inputs, kernel, kernel): smaller kernels have zeros around them."""
     bias: Array
     """b, (channels,)."""
     second: Array
-    """v, (channels, kernel, kernel)."""
+    """v, (channels, second, second)."""
+
+
+@lru_cache(maxsize=32)
+def compute_first_places(config: NetworkConfig) -> npt.NDArray[np.intp]:
+    """Where each weight of w stands in the flattened (channels, inputs, kernel, kernel); read-only."""
+    grid = np.arange(config.channels * config.inputs * config.kernel**2).reshape(
+        config.channels, config.inputs, config.kernel, config.kernel
+    )
+    parts = []
+    for plane, side in zip(grid, config.kernels, strict=True):
+        low = (config.kernel - side) // 2
+        parts.append(plane[:, low : low + side, low : low + side].ravel())
+    places = np.concatenate(parts)
+    places.flags.writeable = False
+    return places
 
 
 def split_weights(config: NetworkConfig, weights: npt.ArrayLike) -> Layers:
@@ -37,9 +53,13 @@ def split_weights(config: NetworkConfig, weights: npt.ArrayLike) -> Layers:
     flat = np.asarray(weights, dtype=np.float64)
     if flat.shape != (config.parameters,):
         raise ValueError(f"expected {config.parameters} weights, got shape {flat.shape}")
-    c, k, cut = config.channels, config.kernel, config.first_weights
+    c, k, cut, end = config.channels, config.kernel, config.first_weights, config.second_start
+    first = np.zeros(c * config.inputs * k * k)
+    first[compute_first_places(config)] = flat[:cut]
     return Layers(
-        flat[:cut].reshape(c, config.inputs, k, k), flat[cut : cut + c], flat[cut + c :].reshape(c, k, k)
+        first.reshape(c, config.inputs, k, k),
+        flat[cut:end],
+        flat[end:].reshape(c, config.second, config.second),
     )
 
 
@@ -110,10 +130,9 @@ def fold_output_bias(config: NetworkConfig, weights: npt.ArrayLike, gradients: A
     layers = split_weights(config, weights)
     folded = gradients[..., :-1].copy()
     output_bias = gradients[..., -1:]
-    cut = config.first_weights
-    end = cut + config.channels
+    cut, end = config.first_weights, config.second_start
     folded[..., cut:end] -= output_bias * (2 * layers.bias * layers.second.sum(axis=(1, 2)))
-    folded[..., end:] -= output_bias * np.repeat(layers.bias**2, config.kernel**2)
+    folded[..., end:] -= output_bias * np.repeat(layers.bias**2, config.second**2)
     return folded
 
 
@@ -128,7 +147,7 @@ def check_patches(config: NetworkConfig, inputs: Array, target: Array) -> None:
 
 def _build_spread(config: NetworkConfig, second: Array) -> Array:
     """The second convolution as a matrix (hidden positions x channels, output positions)."""
-    z, o, k = config.hidden, config.output, config.kernel
+    z, o, k = config.hidden, config.output, config.second
     spread = np.zeros((z, z, config.channels, o, o))
     for row in range(o):
         for column in range(o):
@@ -153,16 +172,17 @@ def _compute_forward(
 def _write_gradients(
     config: NetworkConfig, layers: Layers, spread: Array, inputs: Array, target: Array, out: Array
 ) -> None:
-    n, k, c, z, o = len(inputs), config.kernel, config.channels, config.hidden, config.output
+    n, k, c, z, o = len(inputs), config.second, config.channels, config.hidden, config.output
     columns, activation, change = _compute_forward(config, layers, spread, inputs)
     residual = apply_metric(config, change)
     residual -= target
     residual *= 2 / o**2
-    cut, end = config.first_weights, config.first_weights + c
+    cut, end = config.first_weights, config.second_start
     delta = (residual.reshape(n, -1) @ spread.T).reshape(n, z * z, c)
     delta *= activation
     delta *= 2
-    out[:, :cut] = (delta.transpose(0, 2, 1) @ columns).reshape(n, cut)
+    first = (delta.transpose(0, 2, 1) @ columns).reshape(n, -1)
+    out[:, :cut] = first[:, compute_first_places(config)]
     out[:, cut:end] = delta.sum(axis=1)
     squares = (activation**2).reshape(n, z, z, c)
     second = np.zeros((n, k, k, c))

@@ -15,6 +15,7 @@ from torch.nn import functional
 from fusion_model.config import NetworkConfig
 from fusion_model.gradients import (
     Array,
+    compute_first_places,
     compute_patch_gradients,
     compute_patch_losses,
     convert_weights,
@@ -30,9 +31,11 @@ class PolynomialFusion(nn.Module):
     def __init__(self, config: NetworkConfig, weights: npt.ArrayLike) -> None:
         """`weights`: the flat float parameters in the order of `NetworkConfig`."""
         super().__init__()
-        layers = split_weights(config, np.array(weights, dtype=np.float64))
+        flat = np.array(weights, dtype=np.float64)
+        layers = split_weights(config, flat)
         self.config = config
-        self.first = nn.Parameter(torch.from_numpy(layers.first.copy()))
+        self.first = nn.Parameter(torch.from_numpy(flat[: config.first_weights].copy()))
+        """w as it stands in the flat order, so that nothing outside a channel's own kernel is trained."""
         self.bias = nn.Parameter(torch.from_numpy(layers.bias.copy()))
         self.second = nn.Parameter(torch.from_numpy(layers.second.copy()))
 
@@ -45,17 +48,31 @@ class PolynomialFusion(nn.Module):
         """The parameters as one flat vector."""
         return np.concatenate([p.detach().numpy().ravel() for p in (self.first, self.bias, self.second)])
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Fused windows (N, H-2m, W-2m) of inputs (N, inputs, H, W) in [0, 1], without padding."""
+    def get_first(self) -> Tensor:
+        """w as one convolution's kernels (channels, inputs, kernel, kernel), zeros around smaller ones."""
+        c, k = self.config.channels, self.config.kernel
+        places = torch.tensor(compute_first_places(self.config))
+        dense = self.first.new_zeros(c * self.config.inputs * k * k).index_copy(0, places, self.first)
+        return dense.reshape(c, self.config.inputs, k, k)
+
+    def forward(self, inputs: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Fused windows (N, H-2m, W-2m) of inputs (N, inputs, H, W), without padding.
+
+        `skip` (N, H, W) is the image that the network adds to; the mean of the first two inputs if None.
+        """
         m = self.config.margin
-        linear = functional.conv2d(inputs, self.first)
+        linear = functional.conv2d(inputs, self.get_first())
         # z^2 - b^2 instead of z^2 + d: equal in exact arithmetic, and black stays exactly black.
         centred = linear * (linear + 2 * self.bias[:, None, None])
         change = functional.conv2d(centred, self.second[None])[:, 0]
-        skip = inputs[:, :, m : inputs.shape[2] - m, m : inputs.shape[3] - m].mean(dim=1)
-        return skip + change
+        base = inputs[:, :2].mean(dim=1) if skip is None else skip
+        return base[:, m : base.shape[1] - m, m : base.shape[2] - m] + change
 
-    def fuse(self, inputs: Tensor) -> Tensor:
+    def fuse(self, inputs: Tensor, skip: Tensor | None = None) -> Tensor:
         """Fused images (N, H, W) of the inputs' size, by reflection at the border."""
         m = self.config.margin
-        return self.forward(functional.pad(inputs, (m, m, m, m), mode="reflect"))
+        planes = functional.pad(inputs, (m, m, m, m), mode="reflect")
+        if skip is not None:
+            # The border is cut off again: what stands in it does not matter.
+            skip = functional.pad(skip, (m, m, m, m))
+        return self.forward(planes, skip)

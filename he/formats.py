@@ -1,11 +1,13 @@
 """Byte layout of everything that travels: a 64-byte header of ours and bodies of raw residues.
 
 A body is uint64 little-endian residues in the order [component][prime][coefficient], in NTT form.
-Header: magic (8), preset name (32, zero-padded), then as uint16 patch, inputs, channels, kernel,
-gradient weight and flags, then zeros. There is exactly one valid header for each kind, preset,
-spec and flag, so it is compared, never parsed.
+Header: magic (8), preset name (32, zero-padded), then as uint16 patch, inputs, output side,
+channels, gradient weight and flags, then 12 bytes: of the SHA-256 of the spec's encoding for what
+was computed with its weights, zeros for everything else. There is exactly one valid header for each
+kind, preset, spec and flag, so it is compared, never parsed.
 """
 
+import hashlib
 import struct
 from dataclasses import dataclass
 from enum import Enum
@@ -16,12 +18,13 @@ from he.spec import PolynomialSpec
 
 HEADER_BYTES = 64
 WORD_BYTES = 8
+_DIGEST_BYTES = 12
 
 
 class Magic(bytes, Enum):
-    BATCH = b"BMIFBAT1"
-    BUNDLE = b"BMIFBUN1"
-    LOSS = b"BMIFLOS1"
+    BATCH = b"BMIFBAT2"
+    BUNDLE = b"BMIFBUN2"
+    LOSS = b"BMIFLOS2"
     PUBLIC_KEY = b"BMIFPUB1"
     RELIN_KEYS = b"BMIFRLK1"
     SECRET_KEY = b"BMIFSEC1"
@@ -35,12 +38,13 @@ def build_header(
 ) -> bytes:
     """The one valid header."""
     name = params.name.encode("ascii")
-    shape = (0, 0, 0, 0, 0)
+    shape, digest = (0, 0, 0, 0, 0), b""
     if spec is not None:
-        # A batch fits networks of any number of channels.
+        # A batch fits networks of any channels and kernels that leave the same window of output.
         channels = 0 if magic is Magic.BATCH else spec.channels
-        shape = (spec.patch, spec.inputs, channels, spec.kernel, spec.gradient_weight)
-    return struct.pack("<8s32s6H12x", magic.value, name, *shape, flags)
+        digest = b"" if magic is Magic.BATCH else hashlib.sha256(spec.encode()).digest()[:_DIGEST_BYTES]
+        shape = (spec.patch, spec.inputs, spec.output, channels, spec.gradient_weight)
+    return struct.pack("<8s32s6H12s", magic.value, name, *shape, flags, digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,8 +159,7 @@ class _Circuit:
         return [
             [
                 (k, m, self.build_weight(int(self.weights.v[c, k, m]), self.plan.output.level))
-                for k in range(spec.kernel)
-                for m in range(spec.kernel)
+                for k, m in _grid(spec.second)
             ]
             for c in range(spec.channels)
         ]
@@ -267,12 +266,12 @@ class _Circuit:
     ) -> Iterator[tuple[int, CiphertextTensor]]:
         """dL/dv[c] = sum_o G_o h_(o+k)."""
         spec = self.spec
-        first = spec.channels * (spec.inputs * spec.kernel**2 + 1) + c * spec.kernel**2
-        for k, m in _grid(spec.kernel):
+        first = spec.second_start + c * spec.second**2
+        for k, m in _grid(spec.second):
             total: CiphertextTensor | None = None
             for (i, j), tensor in residual.items():
                 total = self.accumulate(total, self.engine.multiply(tensor, squares[i + k, j + m]))
-            yield first + k * spec.kernel + m, self.finish_gradient(_require(total))
+            yield first + k * spec.second + m, self.finish_gradient(_require(total))
 
     def compute_deltas(
         self,
@@ -299,18 +298,19 @@ class _Circuit:
     ) -> Iterator[tuple[int, CiphertextTensor]]:
         """dL/dw[c] = sum_z delta_z X_(z+k) and dL/db[c] = sum_z delta_z."""
         spec = self.spec
+        index, low = spec.get_first_start(c), spec.get_inset(c)
         for a in range(spec.inputs):
-            for k, m in _grid(spec.kernel):
+            for k, m in _grid(spec.kernels[c]):
                 total: CiphertextTensor | None = None
                 for (i, j), delta in deltas.items():
-                    pixel = data[(a * spec.patch + i + k) * spec.patch + j + m]
+                    pixel = data[(a * spec.patch + i + low + k) * spec.patch + j + low + m]
                     total = self.accumulate(total, self.engine.multiply(delta, pixel))
-                index = ((c * spec.inputs + a) * spec.kernel + k) * spec.kernel + m
                 yield index, self.finish_gradient(_require(total))
+                index += 1
         total = None
         for delta in deltas.values():
             total = self.accumulate(total, delta)
-        yield spec.channels * spec.inputs * spec.kernel**2 + c, _require(total)
+        yield spec.first_weights + c, _require(total)
 
     def finish_gradient(self, total: CiphertextTensor) -> CiphertextTensor:
         self.engine.rescale_inplace(total)

@@ -91,9 +91,8 @@ def decrypt_bundle(private: PrivateContext, spec: PolynomialSpec, bundle: Source
     check_bundle(private.params, spec, bundle)
     layout = build_bundle_layout(build_plan(private.params, spec))
     values = _decrypt(private, open_source(bundle), layout.bodies)
-    w = spec.channels * spec.inputs * spec.kernel**2
     factors = np.full(spec.gradients, 2.0 / spec.output**2)
-    factors[: w + spec.channels] *= 2.0
+    factors[: spec.second_start] *= 2.0
     gradients: Floats = values * factors
     return gradients
 

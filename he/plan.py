@@ -50,12 +50,10 @@ class Plan:
     def get_gradient_forms(self) -> tuple[Form, ...]:
         """The form of each gradient entry, in the order of the bundle."""
         spec = self.spec
-        w = spec.channels * spec.inputs * spec.kernel**2
-        v = spec.channels * spec.kernel**2
         return (
-            (self.gradient_w,) * w
+            (self.gradient_w,) * spec.first_weights
             + (self.gradient_b,) * spec.channels
-            + (self.gradient_v,) * v
+            + (self.gradient_v,) * (spec.parameters - spec.second_start)
             + (self.gradient_d,)
         )
 

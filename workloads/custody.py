@@ -176,24 +176,12 @@ def _check_close(field: str, actual: FloatArray, expected: FloatArray, tolerance
 
 def get_entry_name(spec: FusionSpec, index: int) -> str:
     """The gradient entry at a position of the flat order, e.g. `v[3,0,2]`."""
-    network, kernel = spec.network, spec.kernel
-    if index < network.first_weights:
-        place = np.unravel_index(index, (spec.channels, spec.inputs, kernel, kernel))
-        return "w[" + ",".join(str(int(i)) for i in place) + "]"
-    index -= network.first_weights
-    if index < spec.channels:
-        return f"b[{index}]"
-    index -= spec.channels
-    if index < spec.channels * kernel**2:
-        place = np.unravel_index(index, (spec.channels, kernel, kernel))
-        return "v[" + ",".join(str(int(i)) for i in place) + "]"
-    return "d"
+    return spec.network.get_entry_name(index)
 
 
 def get_tensors(spec: FusionSpec) -> tuple[slice, ...]:
     """The columns of w, b, v and d among the gradient entries."""
-    first = spec.network.first_weights
-    second = first + spec.channels
+    first, second = spec.network.first_weights, spec.network.second_start
     return (
         slice(0, first),
         slice(first, second),

@@ -22,7 +22,7 @@ from he.formats import (
 )
 from he.params import CkksParams, get_params
 from he.plan import build_plan, check_magnitudes
-from he.spec import PolynomialSpec
+from he.spec import MAX_CHANNELS, PolynomialSpec
 from workloads.base import BlobSizes, GradientJob, LossJob, VerdictJob, VerdictLosses, WorkloadError
 from workloads.hashing import compute_loss_digest, compute_loss_hash
 
@@ -53,6 +53,8 @@ class FusionSpec:
             raise WorkloadError(f"target {self.target!r} is unknown; known are {', '.join(TARGETS)}")
         if not 1 <= self.levels <= MAX_LEVELS:
             raise WorkloadError(f"levels must lie in [1, {MAX_LEVELS}], got {self.levels}")
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise WorkloadError(f"model: channels must lie in [1, {MAX_CHANNELS}], got {self.channels}")
         if self.inputs != 2:
             raise WorkloadError(f"inputs: pairs have 2 images, got {self.inputs}")
         try:
@@ -63,12 +65,14 @@ class FusionSpec:
     @property
     def network(self) -> NetworkConfig:
         """The clear twin's shape."""
-        return NetworkConfig(self.patch, self.channels, self.kernel, self.inputs, self.gradient_weight)
+        kernels = (self.kernel,) * self.channels
+        return NetworkConfig(self.patch, kernels, self.kernel, self.inputs, self.gradient_weight)
 
     @property
     def circuit(self) -> PolynomialSpec:
         """The encrypted circuits' shape."""
-        return PolynomialSpec(self.patch, self.channels, self.kernel, self.inputs, self.gradient_weight)
+        kernels = (self.kernel,) * self.channels
+        return PolynomialSpec(self.patch, kernels, self.kernel, self.inputs, self.gradient_weight)
 
     @property
     def parameters(self) -> int:

@@ -38,7 +38,7 @@ PARAMS = CkksParams(
     insecure=True,
 )
 """The gate reads sizes from the preset, so a tiny ring leaves no line of it out."""
-SPEC = PolynomialSpec(patch=1, channels=1, kernel=1, inputs=2)
+SPEC = PolynomialSpec(patch=1, kernels=(1,), second=1)
 PLAN = build_plan(PARAMS, SPEC)
 
 
@@ -164,7 +164,8 @@ def build_models() -> Iterable[bytes]:
 
 def build_specs() -> Iterable[bytes]:
     yield PolynomialSpec().encode()
-    yield PolynomialSpec(64, 64, 15, 16, 1024).encode()
+    yield PolynomialSpec(64, (15,) * 64, 15, 16, 1024).encode()
+    yield PolynomialSpec(8, (1, 3, 5), 3, 3, 4).encode()
 
 
 def build_targets() -> list[Target]:

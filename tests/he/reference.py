@@ -27,7 +27,7 @@ def make_problem(spec: PolynomialSpec, count: int, seed: int = 1) -> Problem:
     raw = rng.uniform(size=(count, spec.inputs, spec.patch, spec.patch))
     level = rng.uniform(size=(count, spec.inputs, 1, 1))
     inputs = np.clip(level + 0.3 * (raw - 0.5), 0, 1)
-    margin = spec.kernel - 1
+    margin = spec.margin
     window = inputs[:, :2, margin : spec.patch - margin, margin : spec.patch - margin]
     image = window.max(axis=1)
     steps_x, steps_y = np.diff(window, axis=3), np.diff(window, axis=2)
@@ -39,7 +39,7 @@ def pick_larger(steps: Floats) -> Floats:
 
 
 def compute_skip(spec: PolynomialSpec, inputs: Floats) -> Floats:
-    margin = spec.kernel - 1
+    margin = spec.margin
     end = spec.patch - margin
     skip: Floats = inputs[:, :2, margin:end, margin:end].mean(axis=1)
     return skip
@@ -74,20 +74,29 @@ def compute_forward(
     w, b, v = split(params, spec, weights)
     windows = np.lib.stride_tricks.sliding_window_view(inputs, (spec.kernel, spec.kernel), axis=(2, 3))
     z = np.einsum("naijkl,cakl->ncij", windows, w, optimize=True) + b[None, :, None, None]
-    windows = np.lib.stride_tricks.sliding_window_view(z**2, (spec.kernel, spec.kernel), axis=(2, 3))
+    windows = np.lib.stride_tricks.sliding_window_view(z**2, (spec.second, spec.second), axis=(2, 3))
     return z, np.einsum("ncijkl,ckl->nij", windows, v, optimize=True) - (v.sum((1, 2)) * b**2).sum()
 
 
 def split(
     params: CkksParams, spec: PolynomialSpec, weights: tuple[int, ...]
 ) -> tuple[Floats, Floats, Floats]:
+    """w (C, A, K, K) with zeros around smaller kernels, b and v."""
     flat = np.array(weights, dtype=np.float64) / 2.0**params.weight_scale_bits
-    first = spec.channels * spec.inputs * spec.kernel**2
-    return (
-        flat[:first].reshape(spec.channels, spec.inputs, spec.kernel, spec.kernel),
-        flat[first : first + spec.channels],
-        flat[first + spec.channels :].reshape(spec.channels, spec.kernel, spec.kernel),
-    )
+    w = np.zeros((spec.channels, spec.inputs, spec.kernel, spec.kernel))
+    first = spec.channels * (1 + spec.second**2)
+    w[mark_trained(spec)] = flat[:-first]
+    b, v = flat[-first : len(flat) - first + spec.channels], flat[len(flat) - first + spec.channels :]
+    return w, b, v.reshape(spec.channels, spec.second, spec.second)
+
+
+def mark_trained(spec: PolynomialSpec) -> NDArray[np.bool_]:
+    """True at the entries of (C, A, K, K) that lie in their channel's own kernel."""
+    away = np.abs(np.arange(spec.kernel) - spec.kernel // 2)
+    reach = np.array([side // 2 for side in spec.kernels])
+    inside = away <= reach[:, None]
+    mask = inside[:, None, :, None] & inside[:, None, None, :]
+    return np.broadcast_to(mask, (spec.channels, spec.inputs, spec.kernel, spec.kernel)).copy()
 
 
 def compute_losses(
@@ -157,15 +166,15 @@ def propagate_back(
     outer = outer * 2 / spec.output**2
     count, side = len(z), spec.output
     back = np.zeros_like(z)
-    grad_v = np.empty((count, spec.channels, spec.kernel, spec.kernel))
-    for k in range(spec.kernel):
-        for m in range(spec.kernel):
+    grad_v = np.empty((count, spec.channels, spec.second, spec.second))
+    for k in range(spec.second):
+        for m in range(spec.second):
             back[:, :, k : k + side, m : m + side] += v[None, :, k, m, None, None] * outer[:, None]
             grad_v[:, :, k, m] = np.einsum("nij,ncij->nc", outer, z[:, :, k : k + side, m : m + side] ** 2)
     delta = 2 * back * z
     windows = np.lib.stride_tricks.sliding_window_view(inputs, (spec.hidden, spec.hidden), axis=(2, 3))
     grad_w = np.einsum("naklij,ncij->ncakl", windows, delta, optimize=True)
-    parts = (grad_w, delta.sum((2, 3)), grad_v, outer.sum((1, 2)))
+    parts = (grad_w[:, mark_trained(spec)], delta.sum((2, 3)), grad_v, outer.sum((1, 2)))
     return np.concatenate([part.reshape(count, -1) for part in parts], axis=1)
 
 
@@ -180,8 +189,8 @@ def make_weights(
     w[:half, 1, centre, centre] -= 0.6
     b = np.zeros(spec.channels)
     b[half:] = beta
-    v = rng.normal(size=(spec.channels, spec.kernel, spec.kernel)) * 0.12
-    flat = np.concatenate([w.ravel(), b, v.ravel()]) * 2.0**params.weight_scale_bits
+    v = rng.normal(size=(spec.channels, spec.second, spec.second)) * 0.12
+    flat = np.concatenate([w[mark_trained(spec)], b, v.ravel()]) * 2.0**params.weight_scale_bits
     return tuple(int(value) for value in np.rint(flat))
 
 
@@ -195,9 +204,9 @@ def train(
         integers = tuple(int(value) for value in np.rint(current * unit))
         _, b, v = split(params, spec, integers)
         mean = compute_gradients(params, spec, integers, problem).mean(axis=0)
-        first = spec.channels * spec.inputs * spec.kernel**2
-        mean[first : first + spec.channels] -= 2 * b * v.sum((1, 2)) * mean[-1]
-        mean[first + spec.channels : -1] -= np.repeat(b**2, spec.kernel**2) * mean[-1]
+        first, second = spec.first_weights, spec.second_start
+        mean[first:second] -= 2 * b * v.sum((1, 2)) * mean[-1]
+        mean[second:-1] -= np.repeat(b**2, spec.second**2) * mean[-1]
         momentum = 0.9 * momentum + mean[:-1]
         current = current - 0.05 * momentum
     return tuple(int(value) for value in np.rint(current * unit))

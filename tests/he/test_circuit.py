@@ -33,8 +33,7 @@ from tests.he.reference import (
 
 
 def slice_tensors(spec: PolynomialSpec) -> dict[str, slice]:
-    w = spec.channels * spec.inputs * spec.kernel**2
-    b = w + spec.channels
+    w, b = spec.first_weights, spec.second_start
     return {
         "w": slice(0, w),
         "b": slice(w, b),
@@ -111,9 +110,9 @@ def test_unused_slots_are_black_and_keep_the_bias_gradient(small: World) -> None
 @pytest.mark.parametrize(
     "spec",
     [
-        PolynomialSpec(patch=5, channels=2, gradient_weight=4),
-        PolynomialSpec(patch=8, channels=1, inputs=3, gradient_weight=2),
-        PolynomialSpec(patch=6, channels=2, kernel=1, gradient_weight=0),
+        PolynomialSpec(patch=5, kernels=(3, 3), gradient_weight=4),
+        PolynomialSpec(patch=8, kernels=(3,), inputs=3, gradient_weight=2),
+        PolynomialSpec(patch=6, kernels=(1, 1), second=1, gradient_weight=0),
     ],
 )
 def test_other_shapes_match_the_clear_network(small: World, spec: PolynomialSpec) -> None:

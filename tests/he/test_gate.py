@@ -127,8 +127,17 @@ def test_keys_without_random_part_are_refused(small: World) -> None:
 def test_blobs_of_another_spec_or_preset_are_refused(small: World) -> None:
     other = PolynomialSpec(gradient_weight=2)
     assert_refused(lambda data: check_batch(small.params, other, data), small.batch, GateReason.HEADER)
-    wider = PolynomialSpec(channels=5)
+    wider = PolynomialSpec(kernels=(3,) * 5)
     assert check_batch(small.params, wider, small.batch)
+    branched = PolynomialSpec(kernels=(1, 3, 3, 3))
+    assert check_batch(small.params, branched, small.batch)
+    # As many weights, in another order.
+    specs = (PolynomialSpec(kernels=(1, 3)), PolynomialSpec(kernels=(3, 1)))
+    blobs = [build_header(Magic.BUNDLE, small.params, spec) for spec in specs]
+    length = build_bundle_layout(build_plan(small.params, specs[0])).length
+    swapped = blobs[0] + bytes(length - HEADER_BYTES)
+    check_bundle(small.params, specs[0], swapped)
+    assert_refused(lambda data: check_bundle(small.params, specs[1], data), swapped, GateReason.HEADER)
     real = get_params("ckks-16384-60x5")
     assert_refused(lambda data: check_batch(real, small.spec, data), small.batch, GateReason.LENGTH)
 

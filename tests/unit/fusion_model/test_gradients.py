@@ -24,8 +24,8 @@ from fusion_model.targets import FusionTargets, build_targets
 CONFIGS = [
     NetworkConfig(),
     NetworkConfig(gradient_weight=4),
-    NetworkConfig(patch=8, channels=3, gradient_weight=2),
-    NetworkConfig(patch=7, channels=5, inputs=3, gradient_weight=0),
+    NetworkConfig(patch=8, kernels=(3, 3, 3), gradient_weight=2),
+    NetworkConfig(patch=7, kernels=(3,) * 5, inputs=2, gradient_weight=0),
 ]
 
 

@@ -25,8 +25,10 @@ def test_the_default_network_has_112_parameters() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kernel": 2}, "kernel odd"),
-        ({"channels": 0}, "positive"),
+        ({"kernels": (3, 2)}, "odd"),
+        ({"kernels": (3, -1)}, "positive"),
+        ({"kernels": ()}, "empty"),
+        ({"second": 4}, "odd"),
         ({"inputs": 1}, "at least 2 inputs"),
         ({"patch": 4}, "no output"),
         ({"gradient_weight": -1}, "negative"),
@@ -53,7 +55,7 @@ def test_forward_is_the_tied_formula() -> None:
     inputs = torch.from_numpy(generator.uniform(0, 1, (2, 2, 9, 11)))
     network = PolynomialFusion(config, weights)
     with torch.no_grad():
-        hidden = torch.nn.functional.conv2d(inputs, network.first, network.bias) ** 2
+        hidden = torch.nn.functional.conv2d(inputs, network.get_first(), network.bias) ** 2
         change = torch.nn.functional.conv2d(hidden, network.second[None])[:, 0]
         expected = inputs[:, :, 2:-2, 2:-2].mean(dim=1) + change + compute_output_bias(config, weights)
         torch.testing.assert_close(network(inputs), expected, rtol=0, atol=1e-12)
