@@ -95,6 +95,21 @@ _PRESETS = (
         weight_scale_bits=20,
         insecure=True,
     ),
+    CkksParams(
+        name="ckks-8192-60x3",
+        ring=8192,
+        primes=(1152921504606683137, 1152921504606748673, 1152921504606830593),
+        data_scale_bits=30,
+        weight_scale_bits=20,
+    ),
+    CkksParams(
+        name="test-2048-60x3",
+        ring=2048,
+        primes=(1152921504606683137, 1152921504606748673, 1152921504606830593),
+        data_scale_bits=30,
+        weight_scale_bits=20,
+        insecure=True,
+    ),
 )
 
 PRESETS: Final = MappingProxyType({preset.name: preset for preset in _PRESETS})

@@ -2,7 +2,15 @@
 
 from functools import cache
 
-from tests.fuzz import api_targets, file_targets, gate_targets, peer_targets, rule_targets, sync_targets
+from tests.fuzz import (
+    api_targets,
+    file_targets,
+    forward_targets,
+    gate_targets,
+    peer_targets,
+    rule_targets,
+    sync_targets,
+)
 from tests.fuzz.target import Target
 
 
@@ -14,6 +22,7 @@ def get_targets() -> dict[str, Target]:
         *peer_targets.build_targets(),
         *sync_targets.build_targets(),
         *gate_targets.build_targets(),
+        *forward_targets.build_targets(),
         *api_targets.build_targets(),
         *file_targets.build_targets(),
     ]
