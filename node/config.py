@@ -152,6 +152,21 @@ class RetentionSettings(Section):
     """A miner keeps its bundles until so many later steps are opened."""
 
 
+class FusionRequestSettings(Section):
+    """Encrypted fusion for others: pairs that clients encrypt under keys of their own."""
+
+    waiting: int = Field(default=0, ge=0, le=1_024)
+    """Most requests held at once, from the first byte of an upload to the end of its result; 0: none."""
+    per_client: int = Field(default=1, ge=1, le=1_024)
+    """Of these, requests of one client address."""
+    max_upload_bytes: int = Field(default=256 * 1024 * 1024, ge=1_024)
+    """Largest request; each holds so much of the disk at most."""
+    upload_s: float = Field(default=600.0, gt=0, le=86_400)
+    """Longest upload."""
+    keep_s: float = Field(default=600.0, gt=0, le=86_400)
+    """How long a result is kept for its client."""
+
+
 class LimitSettings(Section):
     """Bounds on memory, disk and requests."""
 
@@ -207,6 +222,7 @@ class NodeConfig(BaseSettings):
     `trusted_checkpoint`: warn and follow what the peers prove, or refuse."""
     verdict: VerdictSettings = VerdictSettings()
     retention: RetentionSettings = RetentionSettings()
+    fusion_requests: FusionRequestSettings = FusionRequestSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
 

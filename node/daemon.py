@@ -23,6 +23,7 @@ from node.equivocation import OpeningWitness
 from node.events import EventBus
 from node.evidence import VoteWatch
 from node.fetch import BlobFetcher
+from node.fusions import FusionDesk
 from node.genesis import load_genesis
 from node.gossip.bookfile import FilePeerStore
 from node.gossip.http import PeerNetwork
@@ -90,6 +91,7 @@ class Node:
         self.network = self._build_network()
         self.sync = SyncService(self.core, self.network, self._recomputer, config)
         self.sync.trust.on_conflict(self._watch.on_proofs)
+        self._fusions = FusionDesk(config.fusion_requests, config.data_dir / "fusions", self.clock)
 
     def _build_network(self) -> PeerNetwork:
         config = self.config
@@ -149,6 +151,7 @@ class Node:
     def _start_services(self, group: asyncio.TaskGroup) -> None:
         group.create_task(self.core.wait_failed(), name="failure")
         group.create_task(self.network.wait_failed(), name="network")
+        group.create_task(self._fusions.run(), name="fusions")
         group.create_task(self._follow(group), name="start")
 
     async def _follow(self, group: asyncio.TaskGroup) -> None:
@@ -182,7 +185,8 @@ class Node:
         config = self.config
         view = CoreView(self.core, self.network, self._get_info(), lambda: self.sync.progress)
         light = LightView(self.core.chain, self.sync.service)
-        await _serve(stack, build_public_app(view, config, light=light), config.api.host, config.api.port)
+        app = build_public_app(view, config, light=light, fusions=self._fusions)
+        await _serve(stack, app, config.api.host, config.api.port)
         if config.operator.enabled:
             token = load_token(config.token_file)
             app = build_operator_app(view, CoreOperator(self.core), config, token)

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
 from node.api.errors import Handler, Problem, problem_middleware
+from node.api.fusions import FUSION_ROUTES, FUSIONS, UPLOAD_PATH
 from node.api.health import REGISTRY, NodeCollector, RequestMetrics, get_livez, get_metrics, get_readyz
 from node.api.light import LIGHT, LIGHT_ROUTES
 from node.api.openapi import build_document
@@ -23,6 +24,7 @@ from node.api.sse import MAX_STREAMS, STREAMS, close_streams, get_events
 from node.api.trust import TRUST_ROUTES
 from node.api.view import NodeView, OperatorView
 from node.config import NodeConfig
+from node.fusions import FusionDesk
 from node.lightview import LightView
 
 MAX_OPERATOR_JSON = 16 * 1024 * 1024
@@ -70,7 +72,9 @@ class RateLimiter:
 def _build_limit_middleware(limiter: RateLimiter, max_bytes: int) -> Middleware:
     @web.middleware
     async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if (request.content_length or 0) > max_bytes:
+        # Streamed to disk, and of a length that its route knows to the byte.
+        is_upload = request.path == UPLOAD_PATH
+        if (request.content_length or 0) > max_bytes and not is_upload:
             raise Problem(
                 413,
                 "body-too-large",
@@ -137,10 +141,11 @@ def build_public_app(
     config: NodeConfig,
     registry: CollectorRegistry | None = None,
     light: LightView | None = None,
+    fusions: FusionDesk | None = None,
 ) -> web.Application:
     """The public application; the daemon runs it on `api.host:api.port` and may add metrics to `registry`.
 
-    With `light` it has the routes for light clients.
+    With `light` it has the routes for light clients, with `fusions` those of encrypted fusion.
     """
     registry = registry or CollectorRegistry()
     registry.register(NodeCollector(view))
@@ -162,7 +167,10 @@ def build_public_app(
     routes = PUBLIC_ROUTES
     if light is not None:
         app[LIGHT] = light
-        routes = (*PUBLIC_ROUTES, *LIGHT_ROUTES)
+        routes = (*routes, *LIGHT_ROUTES)
+    if fusions is not None:
+        app[FUSIONS] = fusions
+        routes = (*routes, *FUSION_ROUTES)
     _add_routes(app, routes, build_public_document(view.info.version, routes))
     return app
 

@@ -55,6 +55,21 @@ _QUERY_PARAMETERS: Mapping[str, Document] = {
         "description": "Lowest height",
         "schema": {"type": "integer", "minimum": 0, "default": 1},
     },
+    "task": {
+        "required": True,
+        "description": "Task whose settled model is asked for, 64 lower-case hexadecimal digits",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    },
+    "weights": {
+        "required": True,
+        "description": "`weights_digest` of the model that the request was encrypted for",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    },
+    "tile": {
+        "required": True,
+        "description": "Side of a tile's result, pixels",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 8},
+    },
     "count": {
         "description": "Most items of the answer",
         "schema": {"type": "integer", "minimum": 1, "maximum": 512, "default": 512},
