@@ -112,11 +112,11 @@ def run(preset: str, repetitions: int, directory: Path) -> dict[str, object]:
     plan = ContributionPlan(2, 1, (4,), seed=3, patches_per_batch=slots)
     training, validation = build_clear_batches(SPEC, build_phantoms(11, 5), plan, slots)
     paths = [directory / f"training-{number}" for number in range(len(training))]
-    encrypting, blob = measure(lambda: encrypt_patches(public, SPEC, training[0].inputs, False), 1)
+    encrypting, blob = measure(lambda: encrypt_patches(public, SPEC, training[0], False), 1)
     paths[0].write_bytes(blob)
-    paths[1].write_bytes(encrypt_patches(public, SPEC, training[1].inputs, False))
+    paths[1].write_bytes(encrypt_patches(public, SPEC, training[1], False))
     held = directory / "validation"
-    held.write_bytes(encrypt_patches(public, SPEC, validation[0].inputs, True))
+    held.write_bytes(encrypt_patches(public, SPEC, validation[0], True))
 
     weights = WORKLOAD.build_initial_weights(MODEL, 0)
     keys = KeyFile(b"relin", files.relin_keys)

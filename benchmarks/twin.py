@@ -5,7 +5,7 @@ from functools import partial
 
 from consensus.optimizer import apply_opening
 from consensus.task import Draft, PublishTask
-from fusion_model.train import Clipping, TrainingStep, build_training_batch, train_twin
+from fusion_model.train import Clipping, TrainingBatch, TrainingStep, train_twin
 from workloads.fusion import WORKLOAD, FusionSpec
 from workloads.imaging import PairSource, choose_validation_patients, load_pairs
 from workloads.noise import draw_gaussian
@@ -33,8 +33,8 @@ def run_twin(
         pairs = load_pairs(source)
         plan = ContributionPlan(1, 1, choose_validation_patients(pairs, held), SEED_OF_CHOICE, slots)
         own_training, own_validation = build_clear_batches(spec, pairs, plan, slots)
-        training += [build_training_batch(spec.network, batch.inputs) for batch in own_training]
-        validation += [build_training_batch(spec.network, batch.inputs) for batch in own_validation]
+        training += [TrainingBatch(batch.inputs, batch.target) for batch in own_training]
+        validation += [TrainingBatch(batch.inputs, batch.target) for batch in own_validation]
     return train_twin(
         spec.network,
         publication.initial_weights,

@@ -3,13 +3,14 @@
 Nothing that a miner or contributor sent is opened before every number of it has been compared with
 what it must be:
 
-- a contributed batch must decrypt to grey values on the specification's grid, zeros in the unused
-  slots, and the targets that follow from these pixels (`prepare_batch`);
+- a contributed batch must decrypt to numbers on the specification's grids, within their ranges, with
+  zeros in the unused slots, and to constants that no loss can fall below (`prepare_batch`);
 - a gradient bundle must decrypt, patch by patch and entry by entry, to the closed-form gradient of
   what that batch decrypts to, at those weights (`check_bundle`).
 
-So neither can carry the key: crafted bytes would have to agree with the clear to within the scheme's
-own error. Everything here is a function of its arguments alone, so a repeated opening is the same.
+So neither can carry the key: a bundle would have to agree with the clear, and a batch with a grid, to
+within about the scheme's own error, and what depends on the key does neither (ADR 20). Everything here
+is a function of its arguments alone, so a repeated opening is the same.
 """
 
 from collections.abc import Sequence
@@ -25,11 +26,13 @@ from fusion_model.gradients import (
     convert_weights,
     fold_output_bias,
 )
-from fusion_model.losses import build_training_target
+from fusion_model.losses import compute_least_constant
+from fusion_model.prepared import round_to_grid
 from he.context import PrivateContext
 from he.errors import HeError
 from he.gate import Source
 from he.packing import decrypt_batch, decrypt_bundle, decrypt_loss
+from he.plan import get_input_bounds
 from he.precision import GRADIENT_TOLERANCE, INPUT_TOLERANCE, LOSS_TOLERANCE, Tolerance
 from workloads.base import WorkloadError
 from workloads.clipping import FloatArray, clip_to_units, sum_clipped, sum_clipped_losses
@@ -47,14 +50,19 @@ BUNDLE_TOLERANCE = Tolerance(
 )
 
 
+TARGET_TOLERANCE = Tolerance(absolute=1e-11, relative=1e-13)
+"""R and constants are encrypted at scales that leave them as exact as floating point does, 3e-15 of the
+largest: a hundredth of this, which in turn is far below the finest grid's step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tolerances:
     """Largest errors that honest bytes have; the engine's are measured in `he.precision`."""
 
     pixel: float = INPUT_TOLERANCE.absolute
-    """Of a decrypted grey value against the grid."""
-    target: float = 1e-6
-    """Of a decrypted target or constant; they are encrypted at a scale that leaves 1e-13."""
+    """Of a decrypted grey value or plane against the grid; honest ones have a fifth of it."""
+    target: Tolerance = TARGET_TOLERANCE
+    """Of a decrypted R or constant against the grid."""
     gradient: Tolerance = BUNDLE_TOLERANCE
     """Of each patch's entries, relative to the largest of their tensor."""
     loss: Tolerance = LOSS_TOLERANCE
@@ -155,17 +163,39 @@ def prepare_batch(
         raise WorkloadError(f"patches must lie in [1, {len(inputs)}], got {patches}")
     if (constant is not None) != validation:
         raise WorkloadError(f"batch: expected a {'validation' if validation else 'training'} batch")
-    exact = np.rint(inputs * spec.levels) / spec.levels
-    if not np.isfinite(inputs).all() or exact.min() < 0.0 or exact.max() > 1.0:
-        raise WorkloadError("inputs: grey values must lie in [0, 1]")
-    _check_close("inputs", inputs, exact, tolerances.pixel, f"a multiple of 1/{spec.levels}")
-    if exact[patches:].any():
-        raise WorkloadError(f"inputs: slots from {patches} on must hold zeros")
-    expected = build_training_target(spec.network, exact)
-    _check_close("target", target, expected.plane, tolerances.target, "what the pixels give")
+    levels, bounds = spec.levels, get_input_bounds(spec.circuit)
+    pixels, target_limit = Tolerance(tolerances.pixel, 0.0), tolerances.target
+    images = _check_grid("inputs: grey values", inputs[:, :2], levels, (0, 1), pixels)
+    planes = _check_grid("planes", inputs[:, 2:], levels, (-1, 1), pixels)
+    plane = _check_grid("target", target, 2 * levels, (-bounds.target, bounds.target), target_limit)
+    fields = [("inputs", images), ("planes", planes), ("target", plane)]
     if constant is not None:
-        _check_close("constant", constant, expected.constant, tolerances.target, "what the pixels give")
+        grid = 4 * levels**2
+        exact = _check_grid("constant", constant, grid, (0, bounds.constant), target_limit)
+        # The step is far above the rounding of either side.
+        if not bool((exact >= compute_least_constant(spec.network, plane) - 0.5 / grid).all()):
+            raise WorkloadError("constant: some patch's loss could be negative")
+        fields.append(("constant", exact))
+    for field, values in fields:
+        if values[patches:].any():
+            raise WorkloadError(f"{field}: slots from {patches} on must hold zeros")
     return PreparedBatch(inputs, target, constant, patches)
+
+
+def _check_grid(
+    field: str, values: FloatArray, levels: int, limits: tuple[int, int], tolerance: Tolerance
+) -> FloatArray:
+    """The multiples of 1/levels that the values are close to, all within the limits."""
+    low, high = limits
+    if not np.isfinite(values).all():
+        raise WorkloadError(f"{field} must be finite")
+    exact = round_to_grid(values, levels)
+    if exact.min(initial=0.0) < low or exact.max(initial=0.0) > high:
+        raise WorkloadError(f"{field} must lie in [{low}, {high}]")
+    if exact.size:
+        limit = tolerance.compute_limit(exact)
+        _check_close(field, values, exact, limit, f"a multiple of 1/{levels}")
+    return exact
 
 
 def _check_close(field: str, actual: FloatArray, expected: FloatArray, tolerance: float, what: str) -> None:

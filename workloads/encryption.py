@@ -1,7 +1,8 @@
 """The contributor's side: pairs of images become encrypted batches and the ranges of each patient.
 
-Everything that needs an image happens here, on its owner's machine: targets are computed in clear
-and encrypted beside the pixels. Patients are never split over training and validation.
+Everything that needs an image happens here, on its owner's machine: planes, skip and targets are
+computed in clear from whole pairs; patches of images and planes are encrypted, and beside them what the
+loss needs of skip and targets. Patients are never split over training and validation.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fusion_model.losses import build_training_target
+from fusion_model.losses import LossTarget, build_patch_target
 from fusion_model.pairs import ImagePair, split_by_patient
 from fusion_model.patches import BLACK_LEVEL, PatchSet, extract_patches
 from he.context import PublicContext
@@ -72,10 +73,14 @@ ProgressHook = Callable[[EncryptionProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class ClearBatch:
-    """One batch before encryption: patches, and each patient's range (patient, start, stop)."""
+    """One batch before encryption, everything on the specification's grids."""
 
     inputs: npt.NDArray[np.float64]
+    """(n, inputs, P, P)."""
+    target: LossTarget
+    """R, (n, O, O), and the constant, (n,), which only validation batches carry."""
     ranges: tuple[tuple[int, int, int], ...]
+    """(patient, start, stop)."""
 
 
 def build_pairs(sources: Sequence[tuple[int, ImageArray, ImageArray]]) -> list[ImagePair]:
@@ -135,17 +140,20 @@ def _build_batches(
         return []
     total = batches * patches
     try:
-        chosen = extract_patches(pairs, total, seed, patch=spec.patch)
+        chosen = extract_patches(
+            pairs, total, seed, spec.patch, settings=spec.settings, margin=spec.network.margin
+        )
     except ValueError as error:
         raise WorkloadError(
             f"{field}: {batches} batches of {patches} patches cannot be filled: {error}; give more pairs, "
             f"lower {field} or lower patches_per_batch"
         ) from error
-    return [_take_batch(chosen, batches, number, spec.levels) for number in range(batches)]
+    target = build_patch_target(spec.network, chosen, spec.levels)
+    return [_take_batch(chosen, target, batches, number) for number in range(batches)]
 
 
-def _take_batch(chosen: PatchSet, batches: int, number: int, levels: int) -> ClearBatch:
-    """Every `batches`-th patch from `number` on, so patients stay contiguous; grey values on the grid."""
+def _take_batch(chosen: PatchSet, target: LossTarget, batches: int, number: int) -> ClearBatch:
+    """Every `batches`-th patch from `number` on, so patients stay contiguous."""
 
     def convert(position: int) -> int:
         return -(-(position - number) // batches) if position > number else 0
@@ -155,7 +163,8 @@ def _take_batch(chosen: PatchSet, batches: int, number: int, levels: int) -> Cle
         start, stop = convert(entry.start), convert(entry.stop)
         if stop > start:
             ranges.append((entry.patient, start, stop))
-    return ClearBatch(np.rint(chosen.inputs[number::batches] * levels) / levels, tuple(ranges))
+    own = slice(number, None, batches)
+    return ClearBatch(chosen.inputs[own], LossTarget(target.plane[own], target.constant[own]), tuple(ranges))
 
 
 def _check_plan(plan: ContributionPlan, slots: int) -> None:
@@ -215,7 +224,7 @@ def encrypt_contribution(
     for held, batches in ((False, training), (True, validation)):
         for number, batch in enumerate(batches):
             path = directory / f"{'validation' if held else 'training'}-{number}.batch"
-            path.write_bytes(encrypt_patches(context, spec, batch.inputs, held))
+            path.write_bytes(encrypt_patches(context, spec, batch, held))
             written[held].append(EncryptedBatch(path, len(batch.inputs)))
             ranges += [EncryptedRange(who, held, number, start, stop) for who, start, stop in batch.ranges]
             if progress is not None:
@@ -223,9 +232,7 @@ def encrypt_contribution(
     return EncryptedContribution(tuple(written[False]), tuple(written[True]), tuple(ranges))
 
 
-def encrypt_patches(
-    context: PublicContext, spec: FusionSpec, inputs: npt.NDArray[np.float64], validation: bool
-) -> bytes:
-    """The batch blob of patches (n, 2, P, P): pixels, targets and, for validation, the constant."""
-    target = build_training_target(spec.network, inputs)
-    return encrypt_batch(context, spec.circuit, inputs, target.plane, target.constant if validation else None)
+def encrypt_patches(context: PublicContext, spec: FusionSpec, batch: ClearBatch, validation: bool) -> bytes:
+    """The batch blob: inputs, R and, for validation, the constant."""
+    constant = batch.target.constant if validation else None
+    return encrypt_batch(context, spec.circuit, batch.inputs, batch.target.plane, constant)

@@ -12,6 +12,9 @@ from typing import Self
 import msgpack
 
 from fusion_model.config import NetworkConfig
+from fusion_model.planes import PLANES, SKIPS
+from fusion_model.prepared import PairSettings
+from fusion_model.targets import TARGETS
 from he.errors import HeError
 from he.formats import (
     HEADER_BYTES,
@@ -21,58 +24,84 @@ from he.formats import (
     build_loss_layout,
 )
 from he.params import CkksParams, get_params
-from he.plan import build_plan, check_magnitudes
+from he.plan import build_plan, check_magnitudes, get_input_bounds
 from he.spec import MAX_CHANNELS, PolynomialSpec
 from workloads.base import BlobSizes, GradientJob, LossJob, VerdictJob, VerdictLosses, WorkloadError
 from workloads.hashing import compute_loss_digest, compute_loss_hash
 
 KIND = "fusion-training"
-SPEC_VERSION = 1
-MAX_MODEL_BYTES = 256
+SPEC_VERSION = 2
+MAX_MODEL_BYTES = 1024
 MAX_LEVELS = 4095
-TARGETS = ("maximum",)
-"""Known targets: `maximum` is the brighter pixel and the stronger signed gradient."""
+MAX_PLANES = 14
+"""With the two images the most inputs of a circuit."""
+MAX_NAME = 32
+"""Characters of a plane's, a skip's or a target's name."""
+MAX_CONSTANT_BITS = 40
+"""Bits of a validation constant on its grid: more could not be told from the grid in floating point."""
 
 
 @dataclass(frozen=True, slots=True)
 class FusionSpec:
-    """The model of a task: the network's shape, its loss and its targets (a draft's `model`)."""
+    """The model of a task: the network's shape, its inputs, its loss and its targets (a draft's `model`)."""
 
     patch: int = 6
-    channels: int = 4
-    kernel: int = 3
-    inputs: int = 2
+    kernels: tuple[int, ...] = (3, 3, 3, 3)
+    """Odd side of each channel's first kernel; 1, 3 and 5 beside each other make an Inception block."""
+    second: int = 3
+    """Odd side of every second kernel."""
+    planes: tuple[str, ...] = ()
+    """Inputs after the two images: names of `fusion_model.planes.PLANES`."""
     gradient_weight: int = 1
+    skip: str = "mean"
+    """What the network corrects: a name of `fusion_model.planes.SKIPS`."""
     target: str = "maximum"
+    """A name of `fusion_model.targets.TARGETS`."""
     levels: int = 255
-    """Grey values are multiples of 1/levels: with the targets a function of the pixels, a custodian
-    can tell honest data from a batch crafted to carry the key into what is opened."""
+    """All that a contributor encrypts lies on grids that follow from 1/levels, so that a custodian can
+    tell honest data from a batch crafted to carry the key into what is opened."""
 
     def __post_init__(self) -> None:
-        if self.target not in TARGETS:
-            raise WorkloadError(f"target {self.target!r} is unknown; known are {', '.join(TARGETS)}")
+        _check_names(self.planes, self.skip, self.target)
         if not 1 <= self.levels <= MAX_LEVELS:
             raise WorkloadError(f"levels must lie in [1, {MAX_LEVELS}], got {self.levels}")
-        if not 1 <= self.channels <= MAX_CHANNELS:
-            raise WorkloadError(f"model: channels must lie in [1, {MAX_CHANNELS}], got {self.channels}")
-        if self.inputs != 2:
-            raise WorkloadError(f"inputs: pairs have 2 images, got {self.inputs}")
+        if not 1 <= len(self.kernels) <= MAX_CHANNELS:
+            raise WorkloadError(f"kernels: 1 to {MAX_CHANNELS} channels are known, got {len(self.kernels)}")
         try:
-            _ = (self.network, self.circuit)
+            circuit = self.circuit
+            _ = self.network
         except (ValueError, HeError) as error:
             raise WorkloadError(f"model: {error}") from error
+        largest = get_input_bounds(circuit).constant * 4 * self.levels**2
+        if largest > 2**MAX_CONSTANT_BITS:
+            raise WorkloadError(
+                f"levels: a loss of this patch and gradient_weight at {self.levels} levels has "
+                f"{largest.bit_length()} bits, at most {MAX_CONSTANT_BITS}; lower levels"
+            )
+
+    @property
+    def channels(self) -> int:
+        return len(self.kernels)
+
+    @property
+    def inputs(self) -> int:
+        """The two images and the extra planes."""
+        return 2 + len(self.planes)
 
     @property
     def network(self) -> NetworkConfig:
         """The clear twin's shape."""
-        kernels = (self.kernel,) * self.channels
-        return NetworkConfig(self.patch, kernels, self.kernel, self.inputs, self.gradient_weight)
+        return NetworkConfig(self.patch, self.kernels, self.second, self.inputs, self.gradient_weight)
 
     @property
     def circuit(self) -> PolynomialSpec:
-        """The encrypted circuits' shape."""
-        kernels = (self.kernel,) * self.channels
-        return PolynomialSpec(self.patch, kernels, self.kernel, self.inputs, self.gradient_weight)
+        """The encrypted circuits' shape; they know neither planes nor skip nor targets."""
+        return PolynomialSpec(self.patch, self.kernels, self.second, self.inputs, self.gradient_weight)
+
+    @property
+    def settings(self) -> PairSettings:
+        """What is computed from a pair before patches are cut."""
+        return PairSettings(self.planes, self.skip, self.target, self.levels)
 
     @property
     def parameters(self) -> int:
@@ -84,11 +113,12 @@ class FusionSpec:
             [
                 SPEC_VERSION,
                 self.patch,
-                self.channels,
-                self.kernel,
-                self.inputs,
+                list(self.kernels),
+                self.second,
                 self.gradient_weight,
                 self.levels,
+                list(self.planes),
+                self.skip,
                 self.target,
             ]
         )
@@ -103,18 +133,39 @@ class FusionSpec:
             fields = msgpack.unpackb(data)
         except (ValueError, msgpack.exceptions.UnpackException) as error:
             raise WorkloadError(f"model: not msgpack ({error})") from error
-        if not isinstance(fields, list) or len(fields) != 8:
-            raise WorkloadError("model: expected an array of version and seven fields")
-        version, *numbers, target = fields
-        if version != SPEC_VERSION:
-            raise WorkloadError(f"model: version {version!r}, expected {SPEC_VERSION}")
-        if any(type(number) is not int for number in numbers) or not isinstance(target, str):
-            raise WorkloadError("model: expected six integers and a target name")
-        patch, channels, kernel, inputs, gradient_weight, levels = numbers
-        spec = cls(patch, channels, kernel, inputs, gradient_weight, target, levels)
+        if not isinstance(fields, list) or not fields:
+            raise WorkloadError("model: expected an array of version and fields")
+        if type(fields[0]) is not int or fields[0] != SPEC_VERSION:
+            raise WorkloadError(f"model: version {fields[0]!r}, expected {SPEC_VERSION}")
+        if len(fields) != 9:
+            raise WorkloadError(f"model: {len(fields)} entries, expected version and eight fields")
+        _, patch, kernels, second, gradient_weight, levels, planes, skip, target = fields
+        if any(type(number) is not int for number in (patch, second, gradient_weight, levels)):
+            raise WorkloadError("model: patch, second, gradient_weight and levels must be integers")
+        if not isinstance(kernels, list) or any(type(side) is not int for side in kernels):
+            raise WorkloadError("model: kernels must be a list of integers")
+        if not isinstance(planes, list) or any(type(name) is not str for name in (*planes, skip, target)):
+            raise WorkloadError("model: planes must be a list of names, skip and target must be names")
+        spec = cls(patch, tuple(kernels), second, tuple(planes), gradient_weight, skip, target, levels)
         if spec.encode() != data:
             raise WorkloadError("model: bytes are not canonical")
         return spec
+
+
+def _check_names(planes: tuple[str, ...], skip: str, target: str) -> None:
+    """Every node knows the same names: a task that asks for another can't be served."""
+    if len(planes) > MAX_PLANES:
+        raise WorkloadError(f"planes: {len(planes)} given, at most {MAX_PLANES}")
+    if len(set(planes)) != len(planes):
+        raise WorkloadError(f"planes: {', '.join(planes)} name one twice")
+    for field, names, known in (
+        ("plane", planes, PLANES),
+        ("skip", (skip,), SKIPS),
+        ("target", (target,), TARGETS),
+    ):
+        for name in names:
+            if name not in known:
+                raise WorkloadError(f"{field} {name[:MAX_NAME]!r} is unknown; known are {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)

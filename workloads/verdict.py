@@ -10,12 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from fusion_model.gradients import Array, compute_patch_losses, convert_weights
 from fusion_model.importers.png import ImportRefusedError
-from fusion_model.losses import LossTarget, build_training_target
-from fusion_model.patches import count_patches, extract_patches
+from fusion_model.losses import LossTarget, build_patch_target
+from fusion_model.patches import PatchSet, count_patches, extract_patches
 from workloads.base import PrivatePairs, VerdictJob, VerdictLosses, WorkloadError
 from workloads.clipping import sum_clipped_losses
 from workloads.fusion import FusionSpec
@@ -31,21 +29,28 @@ PATCH_SEED = 1
 
 def run_verdict(spec: FusionSpec, job: VerdictJob) -> VerdictLosses:
     """Both losses. Raises: WorkloadError that names neither a file nor a number of the pairs."""
-    inputs = _hide("can't be read", lambda: load_private_patches(spec, job.pairs, job.patches))
+    patches = _hide("can't be read", lambda: load_private_patches(spec, job.pairs, job.patches))
     secret = _hide("have no noise key", lambda: _read_secret(job.secret))
-    target = build_training_target(spec.network, inputs)
+    inputs, target = patches.inputs, build_patch_target(spec.network, patches, spec.levels)
     before, after = (_open(spec, weights, inputs, target, secret, job) for weights in (job.before, job.after))
     return VerdictLosses(before, after, -(-job.noise // len(inputs)))
 
 
-def load_private_patches(spec: FusionSpec, pairs: PrivatePairs, patches: int) -> Array:
-    """At most so many patches of the pairs, grey values on the specification's grid."""
+def load_private_patches(spec: FusionSpec, pairs: PrivatePairs, patches: int) -> PatchSet:
+    """At most so many patches of the pairs, prepared like a contributor's: with the task's planes, skip
+    and targets."""
     found = load_pairs(build_source(pairs))
     available = count_patches(found, spec.patch)
     if not available:
         raise WorkloadError("pairs: every patch is black")
-    inputs = extract_patches(found, min(patches, available), PATCH_SEED, patch=spec.patch).inputs
-    return np.asarray(np.rint(inputs * spec.levels) / spec.levels, dtype=np.float64)
+    return extract_patches(
+        found,
+        min(patches, available),
+        PATCH_SEED,
+        spec.patch,
+        settings=spec.settings,
+        margin=spec.network.margin,
+    )
 
 
 def build_source(pairs: PrivatePairs) -> PairSource:

@@ -58,12 +58,30 @@ SHIFT = 40
 """Learning rates are integers in units of 2^-SHIFT per patch of a step."""
 
 
+def _parse_kernels(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(side) for side in text.split(","))
+    except ValueError as error:
+        raise CliError(f"--kernels {text!r}: expected odd sides by commas, such as 1,3,3,5") from error
+
+
 @app.command()
 def draft(
     title: Annotated[str, typer.Option(help="Title that contributors read")] = "Fusion",
     preset: Annotated[str, typer.Option(help="CKKS preset")] = "ckks-16384-60x5",
     patch: Annotated[int, typer.Option(help="Side of a patch, pixels", min=5, max=16)] = 6,
     channels: Annotated[int, typer.Option(help="Channels of the hidden layer", min=1, max=64)] = 4,
+    kernels: Annotated[
+        str | None,
+        typer.Option(help="Sides of the first kernels, one a channel, such as 1,1,3,5 [--channels of 3]"),
+    ] = None,
+    second: Annotated[int, typer.Option(help="Side of the second kernels", min=1, max=15)] = 3,
+    planes: Annotated[
+        str,
+        typer.Option(help="Inputs that contributors compute beside the images, such as saliency,contrast"),
+    ] = "",
+    skip: Annotated[str, typer.Option(help="What the network corrects: mean, maximum ...")] = "mean",
+    target: Annotated[str, typer.Option(help="Training targets: maximum, energy ...")] = "maximum",
     gradient_weight: Annotated[int, typer.Option(help="Weight of the gradient loss", min=0, max=64)] = 1,
     steps: Annotated[int, typer.Option(help="Most gradient openings", min=1)] = 40,
     loss_openings: Annotated[int, typer.Option(help="Most loss openings", min=1)] = 9,
@@ -88,11 +106,21 @@ def draft(
     """Make a task's keys and post its draft. Run it where the custody's data directory is."""
     settings = load_config(config)
     from node.custody import get_keys_directory
+    from workloads.base import get_workload
     from workloads.custodian import generate_keys
     from workloads.fusion import FusionSpec
     from workloads.privacy import OpeningPlan, build_statement, compute_privacy_cost
 
-    spec = FusionSpec(patch=patch, channels=channels, gradient_weight=gradient_weight)
+    spec = FusionSpec(
+        patch,
+        (3,) * channels if kernels is None else _parse_kernels(kernels),
+        second,
+        tuple(name.strip() for name in planes.split(",") if name.strip()),
+        gradient_weight,
+        skip,
+        target,
+    )
+    get_workload(KIND).check_model(preset, spec.encode(), spec.parameters, round(weight_bound * 2**20))
     unit = 2**scale_bits
     gradient_units, loss_units = max(1, round(clip * unit)), max(1, round(loss_clip * unit))
     plan = OpeningPlan(

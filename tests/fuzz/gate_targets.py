@@ -157,9 +157,10 @@ def vars_of(sizes: object) -> list[int]:
 
 
 def build_models() -> Iterable[bytes]:
-    for patch, channels, kernel in ((6, 4, 3), (1, 1, 1), (8, 2, 3)):
-        yield FusionSpec(patch=patch, channels=channels, kernel=kernel).encode()
+    for patch, kernels, second in ((6, (3, 3, 3, 3), 3), (1, (1,), 1), (8, (1, 3, 5), 3)):
+        yield FusionSpec(patch, kernels, second).encode()
     yield FusionSpec(levels=4095, gradient_weight=0).encode()
+    yield FusionSpec(planes=("saliency", "contrast"), skip="maximum", target="energy").encode()
 
 
 def build_specs() -> Iterable[bytes]:

@@ -15,8 +15,9 @@ from fusion_model.gradients import compute_patch_gradients, convert_weights
 from fusion_model.phantom import build_phantoms
 from he.context import PrivateContext
 from he.formats import build_bundle_layout
-from he.packing import decrypt_bundle, encrypt_batch
+from he.packing import decrypt_bundle
 from he.plan import build_plan
+from tests.he.forging import encode_slot, get_rows
 from workloads.base import GradientJob, KeyFile, LossJob, WorkloadError
 from workloads.clipping import add_sums
 from workloads.custodian import BundleJob, LossSumJob, PrepareJob, SingleCustodian, generate_keys
@@ -29,7 +30,7 @@ from workloads.custody import (
     prepare_batch,
     sum_patches,
 )
-from workloads.encryption import ContributionPlan, build_clear_batches, encrypt_contribution, encrypt_patches
+from workloads.encryption import ContributionPlan, encrypt_contribution
 from workloads.fusion import FusionSpec, FusionTraining
 
 PRESET = "test-4096-60x5"
@@ -83,48 +84,6 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 # --- arithmetic on bodies, as someone without the key can do it -----------------------------------
 
 
-def reverse_bits(value: int, bits: int) -> int:
-    return int(format(value, f"0{bits}b")[::-1], 2)
-
-
-def find_root(prime: int, ring: int) -> int:
-    """The least primitive 2N-th root of unity: the library's choice."""
-    step = (prime - 1) // (2 * ring)
-    base = next(g for x in range(2, 100) if pow(g := pow(x, step, prime), ring, prime) == prime - 1)
-    square, power, least = base * base % prime, base, base
-    for _ in range(ring):
-        least = min(least, power)
-        power = power * square % prime
-    return least
-
-
-def transform(coefficients: list[int], prime: int) -> list[int]:
-    """Negacyclic number-theoretic transform in the library's order (bit-reversed)."""
-    ring = len(coefficients)
-    bits = ring.bit_length() - 1
-    root = find_root(prime, ring)
-    powers = [1] * ring
-    for index in range(1, ring):
-        powers[index] = powers[index - 1] * root % prime
-    values, half, blocks = list(coefficients), ring // 2, 1
-    while half:
-        for block in range(blocks):
-            factor = powers[reverse_bits(blocks + block, bits)]
-            for low in range(2 * block * half, 2 * block * half + half):
-                high = values[low + half] * factor % prime
-                values[low + half] = (values[low] - high) % prime
-                values[low] = (values[low] + high) % prime
-        half, blocks = half // 2, blocks * 2
-    return values
-
-
-def encode_slot(slot: int, scale: float) -> list[int]:
-    """Coefficients of the message that is `scale` in one slot and 0 in all others."""
-    ring = PARAMS.ring
-    angles = -np.pi * pow(5, slot, 2 * ring) * np.arange(ring) / ring
-    return [round(value) for value in (2 * scale / ring * np.cos(angles)).tolist()]
-
-
 def get_body(bundle: bytes, entry: int) -> np.ndarray:
     """(components, primes, N) residues of one ciphertext as Python integers."""
     body = build_bundle_layout(PLAN).bodies[entry]
@@ -140,19 +99,12 @@ def put_body(bundle: bytes, entry: int, residues: np.ndarray) -> bytes:
     return bundle[: body.offset] + data + bundle[body.offset + len(data) :]
 
 
-def get_rows(coefficients: list[int], level: int) -> np.ndarray:
-    """(primes, N) residues of a message."""
-    return np.array(
-        [transform([c % p for c in coefficients], p) for p in PARAMS.primes[:level]], dtype=object
-    )
-
-
 def build_rotation(entry: int, place: int, bits: int) -> np.ndarray:
     """The ciphertext (0, 2^bits X^-place), which decrypts to a rotation of the secret."""
     level = build_bundle_layout(PLAN).bodies[entry].form.level
     coefficients = [0] * PARAMS.ring
     coefficients[-place % PARAMS.ring] = -(2**bits) if place else 2**bits
-    rows = get_rows(coefficients, level)
+    rows = get_rows(PARAMS, coefficients, level)
     return np.stack([np.zeros_like(rows), rows])
 
 
@@ -169,7 +121,7 @@ def hidden_rotation(place: int, bits: int, entry: int = ENTRY_D) -> Callable[[by
 
 def masked_slot(bundle: bytes) -> bytes:
     """Every entry's ciphertext is replaced by one patch's number alone, enlarged."""
-    mask = get_rows(encode_slot(5, 2.0**16), 1)
+    mask = get_rows(PARAMS, encode_slot(PARAMS, 5, 2.0**16), 1)
     return put_body(bundle, ENTRY_V, get_body(bundle, ENTRY_V) * mask[None])
 
 
@@ -182,14 +134,14 @@ def changed_patch(bundle: bytes) -> bytes:
     """A thousandth is added to one patch's entry."""
     body = get_body(bundle, ENTRY_D)
     scale = float(build_bundle_layout(PLAN).bodies[ENTRY_D].form.scale)
-    body[0] += get_rows(encode_slot(1999, 1e-3 * scale), 2)
+    body[0] += get_rows(PARAMS, encode_slot(PARAMS, 1999, 1e-3 * scale), 2)
     return put_body(bundle, ENTRY_D, body)
 
 
 def unused_slot(bundle: bytes) -> bytes:
     body = get_body(bundle, ENTRY_D)
     scale = float(build_bundle_layout(PLAN).bodies[ENTRY_D].form.scale)
-    body[0] += get_rows(encode_slot(2047, 1e-3 * scale), 2)
+    body[0] += get_rows(PARAMS, encode_slot(PARAMS, 2047, 1e-3 * scale), 2)
     return put_body(bundle, ENTRY_D, body)
 
 
@@ -314,70 +266,6 @@ def test_another_batch_or_other_weights_are_refused(setting: Setting) -> None:
     assert check_bundle(setting.private, SPEC, moved, setting.prepared, output.read_bytes()).report.accepted
 
 
-# --- contributed batches ---------------------------------------------------------------------------
-
-
-def get_clear(validation: bool) -> np.ndarray:
-    plan = ContributionPlan(1, 1, (2,), seed=1, patches_per_batch=100)
-    training, held = build_clear_batches(SPEC, build_phantoms(5, 3), plan, PARAMS.slots)
-    return (held if validation else training)[0].inputs
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("grid", "inputs"),
-        ("negative", "inputs"),
-        ("target", "target"),
-        ("constant", "constant"),
-        ("unused", "slots"),
-        ("sort", "expected a training"),
-        ("key", "imaginary"),
-        ("imaginary", "imaginary"),
-        ("length", "length"),
-    ],
-)
-def test_a_dishonest_batch_is_refused(setting: Setting, change: str, message: str) -> None:
-    from fusion_model.losses import build_training_target
-
-    validation = change in ("constant", "sort")
-    inputs = get_clear(validation)
-    target = build_training_target(SPEC.network, inputs)
-    constant = target.constant if validation else None
-    plane, patches = target.plane, len(inputs)
-    if change == "grid":
-        inputs = inputs.copy()
-        inputs[7, 1, 2, 3] += 1e-3 if inputs[7, 1, 2, 3] < 0.5 else -1e-3
-    elif change == "negative":
-        inputs = inputs.copy()
-        inputs[7, 1, 2, 3] = -2 / 255
-    elif change == "target":
-        plane = plane.copy()
-        plane[50, 0, 1] += 0.02
-    elif change == "constant":
-        constant = target.constant + 0.02
-    elif change == "unused":
-        patches -= 1
-    batch = encrypt_batch(setting.private.public, SPEC.circuit, inputs, plane, constant)
-    if change in ("key", "imaginary"):
-        # Pixels that carry the key: a rotation of the secret is added to an honest ciphertext.
-        # X^(N/2) is i in every slot: a part of the pixel that a real decryption never shows.
-        half = PARAMS.ring // 2
-        component, position, size = (1, 0, 2**20) if change == "key" else (0, half, 2**28)
-        polynomial = [0] * PARAMS.ring
-        polynomial[position] = size
-        words = np.frombuffer(batch, "<u8", 2 * 4 * PARAMS.ring, 64).reshape(2, 4, PARAMS.ring)
-        residues = words.astype(object)
-        residues[component] += get_rows(polynomial, 4)
-        primes = np.array(PARAMS.primes[:4], dtype=object)[None, :, None]
-        data = (residues % primes).astype("<u8").tobytes()
-        batch = batch[:64] + data + batch[64 + len(data) :]
-    elif change == "length":
-        batch = batch[:-8]
-    with pytest.raises(WorkloadError, match=message):
-        prepare_batch(setting.private, SPEC, batch, patches, change == "constant")
-
-
 def test_a_prepared_batch_round_trips(setting: Setting, tmp_path: Path) -> None:
     for prepared in (
         setting.prepared,
@@ -445,11 +333,6 @@ def test_secrets_stay_where_they_are(setting: Setting) -> None:
     with pytest.raises(WorkloadError, match="already"):
         generate_keys(PRESET, setting.directory / "keys", WORKLOAD)
     gc.collect()
-
-
-def test_patches_encrypt_without_any_secret(setting: Setting) -> None:
-    batch = encrypt_patches(setting.private.public, SPEC, get_clear(False), False)
-    assert prepare_batch(setting.private, SPEC, batch, 100, validation=False).patches == 100
 
 
 def test_only_what_the_custody_recomputed_counts_beyond_the_tolerance(setting: Setting) -> None:

@@ -67,7 +67,7 @@ def build_task(preset: str, directory: Path) -> Task:
     for number, batch in enumerate((*training, *validation)):
         held = number == len(training)
         path = directory / f"batch-{number}"
-        path.write_bytes(encrypt_patches(public, SPEC, batch.inputs, held))
+        path.write_bytes(encrypt_patches(public, SPEC, batch, held))
         custodian.run_prepare(PrepareJob(preset, MODEL, path, params.slots, held, prepared(path)))
         paths.append(path)
     return Task(

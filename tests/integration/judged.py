@@ -41,7 +41,7 @@ from tests.unit.consensus.world import (
 )
 from workloads.fusion import WORKLOAD, FusionSpec
 
-SPEC = FusionSpec(patch=5, channels=1)
+SPEC = FusionSpec(patch=5, kernels=(3,))
 UNIT = 2**20
 WEIGHTS = WORKLOAD.build_initial_weights(SPEC.encode(), 1)
 PAIRS = VerdictSettings(phantoms=2, phantom_seed=5, patches=512)

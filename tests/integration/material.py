@@ -11,7 +11,7 @@ from workloads.fusion import WORKLOAD, FusionSpec
 from workloads.imaging import PairSource, encrypt_pairs, load_pairs
 
 PRESET = "ckks-16384-60x5"
-SPEC = FusionSpec(patch=5, channels=1)
+SPEC = FusionSpec(patch=5, kernels=(3,))
 """The smallest network: a bundle takes a third of a second."""
 UNIT = 2**20
 STEPS = 8

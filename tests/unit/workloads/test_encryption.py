@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusion_model.losses import build_training_target
+from fusion_model.losses import build_loss_target
 from fusion_model.model import PolynomialFusion
+from fusion_model.patches import extract_patches
 from fusion_model.phantom import build_phantoms
 from he.context import PrivateContext
 from he.packing import decrypt_batch
@@ -46,6 +47,21 @@ def test_grey_values_are_on_the_grid() -> None:
     training, _ = build_clear_batches(FusionSpec(levels=15), PHANTOMS, PLAN, SLOTS)
     scaled = training[0].inputs * 15
     np.testing.assert_allclose(scaled, np.rint(scaled), atol=1e-12)
+
+
+def test_planes_skip_and_targets_are_those_of_the_task() -> None:
+    """Patches come from whole pairs that were prepared first: the same as cutting them by hand."""
+    spec = FusionSpec(patch=8, planes=("saliency",), skip="maximum", target="energy", levels=31)
+    plan = ContributionPlan(2, 0, (), seed=4, patches_per_batch=500)
+    batches, _ = build_clear_batches(spec, PHANTOMS, plan, SLOTS)
+    chosen = extract_patches(PHANTOMS, 1000, 4, 8, settings=spec.settings, margin=2)
+    target = build_loss_target(spec.network, chosen.inputs, chosen.targets, chosen.skip)
+    for number, batch in enumerate(batches):
+        assert batch.inputs.shape == (500, 3, 8, 8)
+        np.testing.assert_array_equal(batch.inputs, chosen.inputs[number::2])
+        np.testing.assert_allclose(batch.target.plane, target.plane[number::2], atol=1e-12)
+        np.testing.assert_allclose(batch.target.constant, target.constant[number::2], atol=1e-12)
+        assert (batch.inputs[:, 2].min(), batch.inputs[:, 2].max()) != (0, 0)
 
 
 def test_the_same_seed_gives_the_same_batches() -> None:
@@ -149,13 +165,12 @@ def test_what_is_encrypted_is_what_was_given(tmp_path: Path) -> None:
         (0, False, 1),
         (1, True, 0),
     }
-    clear = build_clear_batches(SPEC, pairs, plan, params.slots)[1][0].inputs
+    clear = build_clear_batches(SPEC, pairs, plan, params.slots)[1][0]
     inputs, target, constant = decrypt_batch(private, SPEC.circuit, made.validation[0].path)
-    expected = build_training_target(SPEC.network, clear)
     assert constant is not None
-    np.testing.assert_allclose(inputs[:300], clear, atol=1e-4)
-    np.testing.assert_allclose(target[:300], expected.plane, atol=1e-6)
-    np.testing.assert_allclose(constant[:300], expected.constant, atol=1e-6)
+    np.testing.assert_allclose(inputs[:300], clear.inputs, atol=1e-4)
+    np.testing.assert_allclose(target[:300], clear.target.plane, atol=1e-12)
+    np.testing.assert_allclose(constant[:300], clear.target.constant, atol=1e-12)
     np.testing.assert_allclose(inputs[300:], 0, atol=1e-4)
 
 
@@ -167,7 +182,7 @@ def test_weights_to_torch_and_back() -> None:
     with pytest.raises(WorkloadError, match="outside"):
         export_weights(SPEC, model, 10)
     with pytest.raises(WorkloadError, match="network"):
-        export_weights(FusionSpec(channels=2), model, 2**22)
+        export_weights(FusionSpec(kernels=(3, 3)), model, 2**22)
     with pytest.raises(WorkloadError, match="expected 112"):
         import_weights(SPEC, weights[:-1])
     with pytest.raises(WorkloadError, match="entry 1"):

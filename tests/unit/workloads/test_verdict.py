@@ -14,7 +14,7 @@ from workloads.base import PrivatePairs, VerdictJob, WorkloadError
 from workloads.fusion import WORKLOAD, FusionSpec
 from workloads.verdict import build_source, load_private_patches, run_verdict
 
-SPEC = FusionSpec(patch=5, channels=1)
+SPEC = FusionSpec(patch=5, kernels=(3,))
 UNIT = 2**20
 PAIRS = PrivatePairs(phantoms=2, phantom_seed=987)
 
@@ -85,7 +85,7 @@ def test_folders_and_manifests_are_read_like_a_contributors(job: VerdictJob, tmp
 
 
 def test_fewer_patches_than_wanted_are_enough() -> None:
-    assert 0 < len(load_private_patches(SPEC, PAIRS, 10**6)) < 10**6
+    assert 0 < len(load_private_patches(SPEC, PAIRS, 10**6).inputs) < 10**6
 
 
 def test_errors_and_text_tell_nothing_of_the_pairs(job: VerdictJob, tmp_path: Path) -> None:
