@@ -74,8 +74,8 @@ def import_manifest(manifest: Path, modality: str | None = None) -> list[ImagePa
 def import_pair(first: Path, second: Path, name: str, patient: int) -> ImagePair:
     """One pair in [0, 1]; a coloured image gives its luminance and keeps its colours aside.
 
-    Raises ImportRefusedError for an unreadable or non-PNG file, one that is neither grey (8 or 16 bits) nor RGB, a
-    pair of different sizes (they would not be registered), or two coloured images.
+    Raises ImportRefusedError for an unreadable or non-PNG file, one that is neither grey (8 or 16 bits) nor
+    RGB, a pair of different sizes (they would not be registered), or two coloured images.
     """
     a, b = _load_grey(first), _load_grey(second)
     if a.luminance.shape != b.luminance.shape:

@@ -1,4 +1,7 @@
-"""`bmif data encrypt`: a contributor's pairs become encrypted batches, on its own machine."""
+"""`bmif data encrypt`: a contributor's pairs become encrypted batches, on its own machine.
+
+`bmif data import`, which makes pairs of medical images, is in `node/cli/data_import.py`.
+"""
 
 import json as json_module
 import tempfile
@@ -24,6 +27,7 @@ from node.cli.common import (
     parse_hash,
     print_json,
 )
+from node.cli.data_import import import_images
 
 if TYPE_CHECKING:
     from workloads.encryption import EncryptedContribution
@@ -36,6 +40,8 @@ CONTRIBUTION_FILE = "contribution.json"
 def group() -> None:
     """Image pairs of a contributor."""
 
+
+app.command("import")(import_images)
 
 FirstOption = Annotated[
     Path | None, typer.Option("--first", help="Folder of PNG images of the first modality")
