@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from he.errors import DepthError, MagnitudeError
 from he.params import CkksParams
-from he.spec import PolynomialSpec
+from he.spec import IntegerWeights, PolynomialSpec
 
 REQUIRED_LEVELS = 4
 """Three rescalings (after the square, after delta, at the end) and a level to decrypt at."""
@@ -125,6 +125,8 @@ class InputBounds:
     """Largest magnitudes that encryption lets in."""
 
     data: int
+    """Of every plane. The two images are also not negative: a custody refuses other batches before
+    anything is computed from them, and the bounds below rest on it."""
     target: int
     constant: int
 
@@ -150,29 +152,71 @@ class Bound:
     form: Form
     magnitude: Fraction
 
+    def compute_room(self, params: CkksParams) -> Fraction:
+        """The largest magnitude that does not wrap; half of the modulus is kept for noise."""
+        return Fraction(params.compute_modulus(self.form.level), 4) / self.form.scale
+
+
+@dataclass(frozen=True, slots=True)
+class _ChannelRange:
+    """What one channel can hold, for weights in integers: all in powers of their unit."""
+
+    hidden: int
+    """Largest |z|."""
+    taps: int
+    """sum |v|."""
+    low: int
+    """Least sum v (z^2 - b^2) over independent z."""
+    high: int
+    """Largest sum v (z^2 - b^2)."""
+
+
+def _compute_ranges(spec: PolynomialSpec, weights: IntegerWeights) -> list[_ChannelRange]:
+    """Interval arithmetic, exact: images lie in [0, 1], the planes behind them in [-1, 1]."""
+    ranges = []
+    for w, bias, taps in zip(weights.w, weights.b, weights.v, strict=True):
+        b = int(bias)
+        images = [int(value) for value in w[:2].flat]
+        planes = sum(abs(int(value)) for value in w[2:].flat)
+        low = b - planes + sum(value for value in images if value < 0)
+        high = b + planes + sum(value for value in images if value > 0)
+        largest = max(abs(low), abs(high))
+        least = 0 if low <= 0 <= high else min(abs(low), abs(high))
+        squares = (least**2 - b**2, largest**2 - b**2)
+        positive = sum(int(value) for value in taps.flat if value > 0)
+        negative = sum(int(value) for value in taps.flat if value < 0)
+        ranges.append(
+            _ChannelRange(
+                hidden=largest,
+                taps=positive - negative,
+                low=positive * squares[0] + negative * squares[1],
+                high=positive * squares[1] + negative * squares[0],
+            )
+        )
+    return ranges
+
 
 def compute_bounds(plan: Plan, weights: Sequence[int]) -> tuple[Bound, ...]:
     """Worst-case magnitudes of every value for these weights and any admitted inputs; exact."""
     spec, unit = plan.spec, plan.weight_scale
-    tensors = spec.split(weights)
     inputs = get_input_bounds(spec)
-    mu = spec.gradient_weight
+    ranges = _compute_ranges(spec, spec.split(weights))
+    outputs = spec.output**2
 
-    z, v = [], []
-    for c in range(spec.channels):
-        total = sum(abs(int(value)) for value in tensors.w[c].flat) * inputs.data
-        z.append(Fraction(total + abs(int(tensors.b[c]))) / unit)
-        v.append(Fraction(sum(abs(int(value)) for value in tensors.v[c].flat)) / unit)
-    output = sum(
-        (a * b**2 for a, b in zip(v, z, strict=True)), Fraction(abs(tensors.compute_tied_bias())) / unit**3
-    )
-    stencil = 1 + 2 * mu * min(4, 2 * (spec.output - 1))
-    residual = stencil * output + inputs.target
-    z_max, v_max = max(z), max(v)
-    delta = max(a * b for a, b in zip(v, z, strict=True)) * residual
-    positions, outputs = spec.hidden**2, spec.output**2
+    z_max = max(item.hidden for item in ranges) / unit
+    v_max = max(item.taps for item in ranges) / unit
+    # A black patch is admitted, and gives 0: low and high lie on both sides of it.
+    low = sum(item.low for item in ranges) / unit**3
+    high = sum(item.high for item in ranges) / unit**3
+    output = max(-low, high)
+    neighbours = min(4, 2 * (spec.output - 1))
+    residual = output + spec.gradient_weight * neighbours * (high - low) + inputs.target
+    steepest = max(item.hidden * item.taps for item in ranges) / unit**2
+    # Each output reaches each tap's position once, so the sum over positions is one over outputs.
+    deltas = steepest * residual * outputs
     product = Form(plan.input.level, plan.hidden.scale**2)
     delta_product = Form(plan.output.level, plan.output_gradient.scale * plan.hidden.scale)
+    loss = output * (residual + inputs.target) * outputs + inputs.constant
     return (
         Bound("hidden", plan.hidden, z_max),
         Bound("square before rescaling", product, z_max**2),
@@ -181,16 +225,12 @@ def compute_bounds(plan: Plan, weights: Sequence[int]) -> tuple[Bound, ...]:
         Bound("residual", plan.output, residual),
         Bound("residual at the gradient's level", plan.gradient_d, residual * outputs),
         Bound("gradient at the squares", plan.output_gradient, v_max * residual),
-        Bound("delta before rescaling", delta_product, delta),
-        Bound("gradient of b", plan.gradient_b, delta * positions),
-        Bound("gradient of w", plan.gradient_w, delta * positions * inputs.data),
+        Bound("delta before rescaling", delta_product, steepest * residual),
+        Bound("gradient of b", plan.gradient_b, deltas),
+        Bound("gradient of w", plan.gradient_w, deltas * inputs.data),
         Bound("gradient of v", plan.gradient_v, residual * z_max**2 * outputs),
-        Bound(
-            "loss before rescaling",
-            plan.loss_sum,
-            output * (residual + inputs.target) * outputs + inputs.constant,
-        ),
-        Bound("loss", plan.loss, output * (residual + inputs.target) * outputs + inputs.constant),
+        Bound("loss before rescaling", plan.loss_sum, loss),
+        Bound("loss", plan.loss, loss),
     )
 
 
@@ -202,14 +242,14 @@ def check_magnitudes(plan: Plan, weights: Sequence[int], *, loss: bool) -> None:
     """Returns only if no message of the loss (or else gradient) circuit can wrap at these weights.
 
     A message wraps in coefficients, and no coefficient exceeds the largest slot, so slot bounds
-    suffice; half of the modulus is kept for noise. Depends on public numbers alone, so everyone
-    comes to the same answer.
+    suffice. Sums wrap and come back: what counts is what is rescaled or decrypted. Depends on public
+    numbers alone, so everyone comes to the same answer.
 
     Raises: MagnitudeError naming the value and how many bits are missing.
     """
     for bound in compute_bounds(plan, weights):
         if (bound.name in LOSS_BOUNDS) if loss else not bound.name.startswith("loss"):
-            room = Fraction(plan.params.compute_modulus(bound.form.level), 4) / bound.form.scale
+            room = bound.compute_room(plan.params)
             if bound.magnitude > room:
                 raise MagnitudeError(
                     f"{bound.name} could reach {float(bound.magnitude):.4g}, but wraps at {float(room):.4g}"

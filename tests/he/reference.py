@@ -22,11 +22,13 @@ class Problem:
 
 
 def make_problem(spec: PolynomialSpec, count: int, seed: int = 1) -> Problem:
-    """Smooth random patches with maximum targets and the larger of both gradients."""
+    """Smooth random patches with maximum targets and the larger of both gradients; planes behind the
+    two images are of both signs."""
     rng = np.random.default_rng(seed)
     raw = rng.uniform(size=(count, spec.inputs, spec.patch, spec.patch))
     level = rng.uniform(size=(count, spec.inputs, 1, 1))
     inputs = np.clip(level + 0.3 * (raw - 0.5), 0, 1)
+    inputs[:, 2:] = 2 * inputs[:, 2:] - 1
     margin = spec.margin
     window = inputs[:, :2, margin : spec.patch - margin, margin : spec.patch - margin]
     image = window.max(axis=1)

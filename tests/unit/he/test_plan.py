@@ -114,7 +114,7 @@ def test_output_bias_is_the_floor_of_the_exact_product() -> None:
 
 
 def test_bounds_hold_for_a_network_at_its_extremes() -> None:
-    """One channel, all weights one: z = 18 + 1 at white, so the squares and sums are known."""
+    """One channel, all weights one: z = 18 + 1 at white and 1 at black, so squares and sums are known."""
     spec = PolynomialSpec(kernels=(3,))
     bounds = {
         bound.name: bound.magnitude
@@ -122,8 +122,21 @@ def test_bounds_hold_for_a_network_at_its_extremes() -> None:
     }
     assert bounds["hidden"] == 19
     assert bounds["square"] == 361
-    assert bounds["output"] == 9 * 361 + 9
-    assert bounds["residual"] == 5 * bounds["output"] + 14
+    assert bounds["output"] == 9 * 361 - 9
+    assert bounds["residual"] == 3 * bounds["output"] + 14
+    assert bounds["gradient of w"] == bounds["residual"] * 4 * 9 * 19
+    assert bounds["gradient of v"] == bounds["residual"] * 4 * 361
+
+
+def test_planes_behind_the_images_may_be_negative() -> None:
+    images, mixed = PolynomialSpec(kernels=(1,), second=1), PolynomialSpec(kernels=(1,), second=1, inputs=3)
+    plan = build_plan(PARAMS, images)
+    difference = {bound.name: bound.magnitude for bound in compute_bounds(plan, [UNIT, -UNIT, 0, UNIT])}
+    assert difference["hidden"] == 1
+    plan = build_plan(PARAMS, mixed)
+    bounds = {bound.name: bound.magnitude for bound in compute_bounds(plan, [UNIT, -UNIT, UNIT, 0, UNIT])}
+    assert bounds["hidden"] == 2
+    assert bounds["output"] == 4
 
 
 def test_magnitudes_are_checked_by_circuit() -> None:
