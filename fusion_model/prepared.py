@@ -42,29 +42,40 @@ def round_to_grid(values: Array, levels: int) -> Array:
     return np.asarray(np.rint(values * levels) / levels, dtype=np.float64)
 
 
-def prepare_pair(settings: PairSettings, pair: ImagePair) -> PreparedPair:
-    """Inputs, skip and targets of one pair, each computed from the images as they are on the grid.
+def prepare_inputs(settings: PairSettings, pair: ImagePair) -> tuple[Array, Array]:
+    """The inputs (2 + planes, H, W) and the skip (H, W) of one pair: all that fusing it takes.
 
-    What leaves its range by rounding errors or by choice of a target is limited to it.
+    Each is computed from the images as they are on the grid; rounding errors beyond a range are cut off.
     Raises ValueError naming the pair for an unknown name or a number that is not finite.
     """
-    levels = settings.levels
-    images = _limit(pair.planes, 0.0, levels, f"pair {pair.name}: image")
-    first, second = images
+    levels, name = settings.levels, f"pair {pair.name}:"
+    first, second = images = _limit(pair.planes, 0.0, levels, f"{name} image")
     try:
-        planes = [compute_plane(name, first, second) for name in settings.planes]
+        planes = [compute_plane(plane, first, second) for plane in settings.planes]
         skip = compute_skip(settings.skip, first, second)
-        targets = build_image_targets(settings.target, first, second)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from error
+    rounded = [
+        _limit(values, -1.0, levels, f"{name} plane {plane!r}")
+        for plane, values in zip(settings.planes, planes, strict=True)
+    ]
+    return np.stack([*images, *rounded]), _limit(skip, 0.0, 2 * levels, f"{name} skip {settings.skip!r}")
+
+
+def prepare_pair(settings: PairSettings, pair: ImagePair) -> PreparedPair:
+    """`prepare_inputs`, and the targets that the pair is trained towards, from the same images.
+
+    Raises what `prepare_inputs` does.
+    """
+    inputs, skip = prepare_inputs(settings, pair)
+    try:
+        targets = build_image_targets(settings.target, inputs[0], inputs[1])
     except ValueError as error:
         raise ValueError(f"pair {pair.name}: {error}") from error
-    rounded = [
-        _limit(plane, -1.0, levels, f"pair {pair.name}: plane {name!r}")
-        for name, plane in zip(settings.planes, planes, strict=True)
-    ]
-    name = f"pair {pair.name}: target {settings.target!r}"
+    levels, name = settings.levels, f"pair {pair.name}: target {settings.target!r}"
     return PreparedPair(
-        np.stack([first, second, *rounded]),
-        _limit(skip, 0.0, 2 * levels, f"pair {pair.name}: skip {settings.skip!r}"),
+        inputs,
+        skip,
         ImageTargets(
             _limit(targets.intensity, 0.0, levels, name),
             _limit(targets.gradient_x, -1.0, levels, name),
