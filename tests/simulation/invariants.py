@@ -5,12 +5,11 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from consensus.errors import InvalidBlock
-from consensus.finality import is_finality_wanted
 from consensus.fork_choice import Store
 from consensus.records import TaskState
 from consensus.settlement import LIVING
 from consensus.state import State, TaskStatus
-from consensus.types import Address, Hash32
+from consensus.types import Address, Hash32, Height
 from consensus.vote import Checkpoint
 from tests.simulation.archive import Archive, BlockItem, Violation, VoteItem
 
@@ -184,21 +183,26 @@ def check_arrival(node: "Node", random: Random) -> None:
         raise Violation(f"{node.name}: the head depends on the order of arrival")
 
 
-def check_agreement(nodes: list["Node"]) -> None:
-    """All honest nodes have one head, and what waited for finality is final."""
+def has_agreed(nodes: list["Node"], content: Height) -> bool:
+    """Whether all these nodes have one head, in whose state everything up to height `content` is final."""
     heads = {node.head.hash for node in nodes}
-    if len(heads) > 1:
+    return len(heads) == 1 and nodes[0].state.get_finality().finalized.height >= content
+
+
+def check_agreement(nodes: list["Node"], content: Height) -> None:
+    """All honest nodes have one head, and what waited for finality, up to height `content`, is final."""
+    if has_agreed(nodes, content):
+        return
+    if len({node.head.hash for node in nodes}) > 1:
         names = ", ".join(
             f"{node.name} {node.head.hash.hex()[:8]} at {node.head.header.height}" for node in nodes
         )
         raise Violation(f"no common head after healing: {names}")
-    node = nodes[0]
-    if is_finality_wanted(node.state):
-        finality = node.state.get_finality()
-        raise Violation(
-            f"not final after healing: head {node.head.header.height}, content {finality.content}, "
-            f"justified {finality.justified.height}, final {finality.finalized.height}"
-        )
+    finality = nodes[0].state.get_finality()
+    raise Violation(
+        f"not final after healing: head {nodes[0].head.header.height}, content {content}, "
+        f"justified {finality.justified.height}, final {finality.finalized.height}"
+    )
 
 
 def extract_guilty(votes: list[VoteItem]) -> frozenset[Address]:
