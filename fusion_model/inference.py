@@ -1,0 +1,77 @@
+"""Whole images through the polynomial network, fast and without a training library."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_model.config import NetworkConfig
+from fusion_model.gradients import Array, convert_weights, split_weights
+
+Floats32 = npt.NDArray[np.float32]
+
+_WINDOW_NUMBERS = 2**18
+"""Numbers of the windows that are worked on at once: a megabyte stays in the processor's cache."""
+
+
+def fuse_image(
+    config: NetworkConfig, weights: Sequence[int], planes: Array, skip: Array | None = None
+) -> Array:
+    """The fused image (H, W) of planes (inputs, H, W), borders continued by reflection; not clipped.
+
+    `weights` are integers in units of 2^-20; `skip` (H, W) is the image that the network adds to, the mean
+    of the first two planes if None. The network's part is computed in 32-bit floats, to within 1e-5 of its
+    largest value; black stays exactly black. Raises ValueError on wrong shapes and on an image too small to
+    reflect.
+    """
+    if planes.ndim != 3 or len(planes) != config.inputs:
+        raise ValueError(f"expected planes of shape ({config.inputs}, H, W), got {planes.shape}")
+    height, width = planes.shape[1:]
+    if min(height, width) <= config.margin:
+        raise ValueError(f"an image of {height}x{width} is too small for a margin of {config.margin}")
+    base = np.asarray(planes[:2].mean(axis=0) if skip is None else skip, dtype=np.float64)
+    if base.shape != (height, width):
+        raise ValueError(f"expected a skip image of {height}x{width}, got {base.shape}")
+    m = config.margin
+    padded = np.pad(planes.astype(np.float32), ((0, 0), (m, m), (m, m)), mode="reflect")
+    change = compute_change(config, convert_weights(weights), padded)
+    return np.asarray(base + change, dtype=np.float64)
+
+
+def compute_change(config: NetworkConfig, weights: npt.ArrayLike, planes: Floats32) -> Floats32:
+    """F - S without padding, (H - 2m, W - 2m), at float weights; planes (inputs, H, W).
+
+    A plane is one long row, in which the window's entry (k, l) is the same row from k W + l on: both layers
+    are products of small matrices with long rows. What wraps around a border is cut off at the end.
+    """
+    layers = split_weights(config, weights)
+    side, second, m = config.kernel, config.second, config.margin
+    _, height, width = planes.shape
+    first = layers.first.reshape(config.channels, -1).astype(np.float32)
+    twice = (2 * layers.bias).astype(np.float32)[:, None]
+    taps = layers.second.reshape(config.channels, -1).T.astype(np.float32)
+    rows = height - 2 * m
+    # Room behind the last row for windows that begin in it.
+    flat = np.zeros((config.inputs, height * width + side + second), dtype=np.float32)
+    flat[:, : height * width] = planes.reshape(config.inputs, -1)
+    result = np.empty((rows, width - 2 * m), dtype=np.float32)
+    step = max(1, min(rows, _WINDOW_NUMBERS // (first.shape[1] * width) - second + 1))
+    length = (step + second - 1) * width + second - 1
+    columns = np.empty((config.inputs, side, side, length), dtype=np.float32)
+    for start in range(0, rows, step):
+        block = min(step, rows - start)
+        count = (block + second - 1) * width + second - 1
+        begin = start * width
+        for row, column in np.ndindex(side, side):
+            offset = begin + row * width + column
+            columns[:, row, column, :count] = flat[:, offset : offset + count]
+        linear = first @ columns[..., :count].reshape(len(first.T), count)
+        # z^2 - b^2, so that the tied output bias cancels exactly.
+        linear *= linear + twice
+        spread = taps @ linear
+        total = np.zeros(block * width, dtype=np.float32)
+        for index, line in enumerate(spread):
+            offset = index // second * width + index % second
+            total += line[offset : offset + block * width]
+        result[start : start + block] = total.reshape(block, width)[:, : width - 2 * m]
+    return result
