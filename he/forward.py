@@ -23,7 +23,7 @@ from functools import lru_cache
 from he.errors import DepthError, MagnitudeError, ParameterError
 from he.formats import HEADER_BYTES, WORD_BYTES, Body, compute_body_bytes
 from he.params import CkksParams
-from he.plan import Form
+from he.plan import Form, compute_ranges
 from he.spec import PolynomialSpec
 
 FORWARD_LEVELS = 2
@@ -141,30 +141,25 @@ def build_forward_plan(params: CkksParams, spec: PolynomialSpec, weights: tuple[
 
 
 def compute_output_bound(params: CkksParams, spec: PolynomialSpec, weights: Sequence[int]) -> Fraction:
-    """Largest |F'| for any inputs in [-1, 1], the tied bias counted apart; exact."""
-    tensors, unit = spec.split(weights), 2**params.weight_scale_bits
-    total = abs(tensors.compute_tied_bias())
-    for c in range(spec.channels):
-        hidden = sum(abs(int(value)) for value in tensors.w[c].flat) + abs(int(tensors.b[c]))
-        total += sum(abs(int(value)) for value in tensors.v[c].flat) * hidden**2
-    return Fraction(total, unit**3)
+    """Largest |F'| for any images in [0, 1] and further planes in [-1, 1]; exact."""
+    ranges = compute_ranges(spec, spec.split(weights))
+    low, high = sum(item.low for item in ranges), sum(item.high for item in ranges)
+    return Fraction(max(abs(low), abs(high)), 2 ** (3 * params.weight_scale_bits))
 
 
 def _choose_data_bits(params: CkksParams, spec: PolynomialSpec, weights: Sequence[int]) -> int:
-    """The largest data scale at which neither z^2 nor F' can wrap; half of the modulus is kept for noise."""
-    tensors, unit = spec.split(weights), params.weight_scale_bits
-    hidden = max(
-        sum(abs(int(value)) for value in tensors.w[c].flat) + abs(int(tensors.b[c]))
-        for c in range(spec.channels)
-    )
-    output = compute_output_bound(params, spec, weights)
+    """The largest data scale at which F' can't wrap; half of the modulus is kept for noise.
+
+    Nothing else is bounded: sums and squares wrap modulo the primes and come back, since all that leads to
+    F' is exact. Only what is rescaled must not have wrapped.
+    """
+    bound = compute_output_bound(params, spec, weights)
     room = Fraction(params.compute_modulus(FORWARD_LEVELS), 4)
     for bits in range(params.data_scale_bits, MIN_DATA_BITS - 1, -1):
-        data = Fraction(2 ** (2 * bits))
         # A scale alone fills the modulus where F' is small: it counts as 1 at least.
-        if hidden**2 * data <= room and max(output, Fraction(1)) * data * 2 ** (3 * unit) <= room:
+        if max(bound, Fraction(1)) * 2 ** (2 * bits + 3 * params.weight_scale_bits) <= room:
             return bits
     raise MagnitudeError(
-        f"F' could reach {float(output):.4g}, too much for a data scale of 2^{MIN_DATA_BITS}: the weights are"
+        f"F' could reach {float(bound):.4g}, too much for a data scale of 2^{MIN_DATA_BITS}: the weights are"
         " too large for encrypted fusion"
     )

@@ -50,8 +50,8 @@ def check_batch(params: CkksParams, spec: PolynomialSpec, source: Source) -> boo
         layout = build_batch_layout(plan, validation=validation)
         if len(view) == layout.length:
             flags = VALIDATION_FLAG if validation else 0
-            _check_header(view, build_header(Magic.BATCH, params, spec, flags))
-            _check_bodies(params, view, layout.bodies)
+            check_header(view, build_header(Magic.BATCH, params, spec, flags))
+            check_bodies(params, view, layout.bodies)
             return validation
     raise GateError(GateReason.LENGTH, f"no batch has {len(view)} bytes")
 
@@ -65,9 +65,9 @@ def check_bundle(params: CkksParams, spec: PolynomialSpec, source: Source) -> No
     """
     layout = build_bundle_layout(build_plan(params, spec))
     view = open_source(source)
-    _check_length(view, layout.length)
-    _check_header(view, build_header(Magic.BUNDLE, params, spec))
-    _check_bodies(params, view, layout.bodies, allow_zero=True)
+    check_length(view, layout.length)
+    check_header(view, build_header(Magic.BUNDLE, params, spec))
+    check_bodies(params, view, layout.bodies, allow_zero=True)
 
 
 def check_loss(params: CkksParams, spec: PolynomialSpec, source: Source) -> None:
@@ -77,9 +77,9 @@ def check_loss(params: CkksParams, spec: PolynomialSpec, source: Source) -> None
     """
     layout = build_loss_layout(build_plan(params, spec))
     view = open_source(source)
-    _check_length(view, layout.length)
-    _check_header(view, build_header(Magic.LOSS, params, spec))
-    _check_bodies(params, view, layout.bodies)
+    check_length(view, layout.length)
+    check_header(view, build_header(Magic.LOSS, params, spec))
+    check_bodies(params, view, layout.bodies)
 
 
 def check_public_key(params: CkksParams, source: Source) -> memoryview:
@@ -111,8 +111,8 @@ def _check_keys(
 ) -> memoryview:
     view = open_source(source)
     words = parts * components * len(params.primes) * params.ring
-    _check_length(view, HEADER_BYTES + words * WORD_BYTES)
-    _check_header(view, build_header(magic, params))
+    check_length(view, HEADER_BYTES + words * WORD_BYTES)
+    check_header(view, build_header(magic, params))
     shape = (parts, components, len(params.primes), params.ring)
     residues = np.frombuffer(view, dtype="<u8", offset=HEADER_BYTES).reshape(shape)
     limits = np.array(params.primes, dtype=np.uint64)
@@ -124,17 +124,17 @@ def _check_keys(
     return view[HEADER_BYTES:]
 
 
-def _check_length(view: memoryview, expected: int) -> None:
+def check_length(view: memoryview, expected: int) -> None:
     if len(view) != expected:
         raise GateError(GateReason.LENGTH, f"expected {expected} bytes, got {len(view)}")
 
 
-def _check_header(view: memoryview, expected: bytes) -> None:
+def check_header(view: memoryview, expected: bytes) -> None:
     if view[:HEADER_BYTES] != expected:
         raise GateError(GateReason.HEADER, "not the header of this kind, preset and spec")
 
 
-def _check_bodies(
+def check_bodies(
     params: CkksParams, view: memoryview, bodies: tuple[Body, ...], *, allow_zero: bool = False
 ) -> None:
     limits = np.array(params.primes, dtype=np.uint64)

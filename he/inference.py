@@ -15,7 +15,7 @@ from he.context import PrivateContext, PublicContext
 from he.errors import MagnitudeError, MissingKeyError, ParameterError
 from he.formats import HEADER_BYTES, Body
 from he.forward import FUSED_MAGIC, TILES_MAGIC, ForwardPlan
-from he.gate import Source, _check_bodies, _check_header, _check_length, open_source
+from he.gate import Source, check_bodies, check_header, check_length, open_source
 from he.plan import Form
 from he.residues import Residues, compute_weighted_sums
 from he.spec import IntegerWeights
@@ -40,9 +40,9 @@ def check_tiles(plan: ForwardPlan, source: Source) -> None:
     Raises: GateError.
     """
     view = open_source(source)
-    _check_length(view, plan.tiles_bytes)
-    _check_header(view, plan.build_header(TILES_MAGIC))
-    _check_bodies(plan.params, view, plan.get_tile_bodies())
+    check_length(view, plan.tiles_bytes)
+    check_header(view, plan.build_header(TILES_MAGIC))
+    check_bodies(plan.params, view, plan.get_tile_bodies())
 
 
 def check_fused(plan: ForwardPlan, source: Source) -> None:
@@ -51,9 +51,9 @@ def check_fused(plan: ForwardPlan, source: Source) -> None:
     Raises: GateError.
     """
     view = open_source(source)
-    _check_length(view, plan.fused_bytes)
-    _check_header(view, plan.build_header(FUSED_MAGIC))
-    _check_bodies(plan.params, view, plan.get_fused_bodies())
+    check_length(view, plan.fused_bytes)
+    check_header(view, plan.build_header(FUSED_MAGIC))
+    check_bodies(plan.params, view, plan.get_fused_bodies())
 
 
 # --- the requester ----------------------------------------------------------------------------
@@ -62,9 +62,10 @@ def check_fused(plan: ForwardPlan, source: Source) -> None:
 def encrypt_tiles(
     context: PrivateContext, plan: ForwardPlan, tiles: Floats, report: Report = _ignore
 ) -> bytes:
-    """The encrypted tiles of `tiles` (n, A, P, P) in [-1, 1]; slots behind n are zero.
+    """The encrypted tiles of `tiles` (n, A, P, P): two images in [0, 1], further planes in [-1, 1]; slots
+    behind n are zero.
 
-    Raises: ParameterError on a wrong shape; MagnitudeError on values outside [-1, 1].
+    Raises: ParameterError on a wrong shape; MagnitudeError on values out of range.
     """
     spec, slots = plan.spec, plan.params.slots
     if tiles.ndim != 4 or not 1 <= len(tiles) <= slots:
@@ -72,8 +73,8 @@ def encrypt_tiles(
     if tiles.shape[1:] != (spec.inputs, spec.patch, spec.patch):
         expected = (len(tiles), spec.inputs, spec.patch, spec.patch)
         raise ParameterError(f"tiles: expected shape {expected}, got {tiles.shape}")
-    if not bool((np.abs(tiles) <= 1.0).all()):
-        raise MagnitudeError("tiles: values must be finite and lie in [-1, 1]")
+    if not bool((np.abs(tiles) <= 1.0).all() and (tiles[:, :2] >= 0.0).all()):
+        raise MagnitudeError("tiles: values must be finite, of images in [0, 1], of other planes in [-1, 1]")
     engine, bodies = context.public.engine, plan.get_tile_bodies()
     blob = bytearray(plan.tiles_bytes)
     blob[:HEADER_BYTES] = plan.build_header(TILES_MAGIC)

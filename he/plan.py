@@ -158,7 +158,7 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class _ChannelRange:
+class ChannelRange:
     """What one channel can hold, for weights in integers: all in powers of their unit."""
 
     hidden: int
@@ -171,7 +171,7 @@ class _ChannelRange:
     """Largest sum v (z^2 - b^2)."""
 
 
-def _compute_ranges(spec: PolynomialSpec, weights: IntegerWeights) -> list[_ChannelRange]:
+def compute_ranges(spec: PolynomialSpec, weights: IntegerWeights) -> list[ChannelRange]:
     """Interval arithmetic, exact: images lie in [0, 1], the planes behind them in [-1, 1]."""
     ranges = []
     for w, bias, taps in zip(weights.w, weights.b, weights.v, strict=True):
@@ -186,7 +186,7 @@ def _compute_ranges(spec: PolynomialSpec, weights: IntegerWeights) -> list[_Chan
         positive = sum(int(value) for value in taps.flat if value > 0)
         negative = sum(int(value) for value in taps.flat if value < 0)
         ranges.append(
-            _ChannelRange(
+            ChannelRange(
                 hidden=largest,
                 taps=positive - negative,
                 low=positive * squares[0] + negative * squares[1],
@@ -200,7 +200,7 @@ def compute_bounds(plan: Plan, weights: Sequence[int]) -> tuple[Bound, ...]:
     """Worst-case magnitudes of every value for these weights and any admitted inputs; exact."""
     spec, unit = plan.spec, plan.weight_scale
     inputs = get_input_bounds(spec)
-    ranges = _compute_ranges(spec, spec.split(weights))
+    ranges = compute_ranges(spec, spec.split(weights))
     outputs = spec.output**2
 
     z_max = max(item.hidden for item in ranges) / unit

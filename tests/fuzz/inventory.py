@@ -8,9 +8,16 @@ COVERED: dict[str, str] = {
     "consensus.codec:_read_number": "codec.Block",
     "consensus.tree:_decode_node": "ledger.node",
     "consensus.tree:verify_proof": "rule.proof",
+    "fusion_model.importers.dicom:_read_file": "image.dicom",
+    "fusion_model.importers.dicom_pixels:_get_lookups": "image.dicom",
+    "fusion_model.importers.dicom_pixels:_load": "image.dicom",
+    "fusion_model.importers.nifti:_open": "image.nifti",
+    "fusion_model.importers.patients:PatientKey.load": "image.key",
     "fusion_model.importers.png:_load_grey": "image.png",
     "fusion_model.importers.png:_read_rows": "image.pairs",
-    "he.gate:_check_bodies": "gate.bundle",
+    "fusion_model.importers.raster:_list_pages": "image.raster",
+    "fusion_model.importers.raster:_read_page": "image.raster",
+    "he.gate:check_bodies": "gate.bundle",
     "he.gate:_check_keys": "gate.relin_keys",
     "he.spec:PolynomialSpec.decode": "model.polynomial",
     "node.api.client:_parse_event": "client.event",
@@ -40,6 +47,7 @@ COVERED: dict[str, str] = {
     "node.testnet:Testnet.load": "file.testnet",
     "node.tls:load_identity": "file.certificate",
     "workloads.fusion:FusionSpec.decode": "model.fusion",
+    "workloads.importing:list_jobs": "image.list",
 }
 """Place in the sources, and the target that reaches it."""
 
