@@ -109,10 +109,12 @@ class Recipe:
     batches: int = 2
     learning_rate: float = 0.02
     seed: int = 1
+    model: tuple[str, ...] = ("--channels", "1")
+    """Options of the draft that choose the network, its inputs and its targets."""
 
     def build_draft(self) -> tuple[str, ...]:
         return (
-            "--patch", "5", "--channels", "1", "--steps", str(self.steps),
+            "--patch", "5", *self.model, "--steps", str(self.steps),
             "--loss-openings", str(self.steps + 1), "--clip", "0.5", "--noise", "0.5",
             "--loss-clip", "0.5", "--loss-noise", "0.01",
         )  # fmt: skip
