@@ -133,7 +133,7 @@ def import_data(
                 and not _is_identified(matched)
             ):
                 summary.notes.append(
-                    "all pairs are taken for one patient's; if they are not, give --patient-pattern, or --list"
+                    "all pairs are taken for one patient's; if they are not, give --patient-pattern or --list"
                 )
             for label, pair, sources in made:
                 key.add_pair(label, output.name, pair.name, sources)

@@ -4,9 +4,7 @@ Tags that are read: what fusion needs (sizes, bits, spacing, orientation, positi
 what tells patients and series apart. Nothing of the second kind leaves this package's import.
 """
 
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from fusion_model.importers.dicom_pixels import DicomPixels
 from fusion_model.importers.dicom_tags import (
+    DICOM_ERRORS,
     find_floats,
     get_floats,
     get_groups,
@@ -30,12 +29,6 @@ from fusion_model.importers.dicom_tags import (
 from fusion_model.importers.errors import ImportRefusedError
 from fusion_model.importers.geometry import Geometry
 from fusion_model.importers.stack import Found, Omission, Patient, Pixels, Plane, Stack, check_size
-
-DICOM_ERRORS = (
-    *(InvalidDicomError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError),
-    *(ArithmeticError, RuntimeError, AssertionError, MemoryError, struct.error, zlib.error),
-)
-"""What the library lets through for files that are not what they say."""
 
 _EXPORT = "export it again from the archive"
 _COPY = "the file is cut short or damaged: copy or export it again"

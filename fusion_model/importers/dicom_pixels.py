@@ -4,9 +4,7 @@ Source: DICOM PS3.3, C.7.6.3 and C.11.
 """
 
 import logging
-import struct
 import warnings
-import zlib
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +19,14 @@ from pydicom.pixels.utils import get_expected_length, pixel_array
 
 from fusion_model.gradients import Array
 from fusion_model.importers.colour import Bytes
-from fusion_model.importers.dicom_tags import find_floats, get_groups, get_integer, get_text, list_holders
+from fusion_model.importers.dicom_tags import (
+    DICOM_ERRORS,
+    find_floats,
+    get_groups,
+    get_integer,
+    get_text,
+    list_holders,
+)
 from fusion_model.importers.errors import ImportRefusedError
 from fusion_model.importers.geometry import Turn
 from fusion_model.importers.stack import LookUp, Pixels, Window, check_finite
@@ -31,10 +36,6 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote va
 _COPY = "the file is cut short or damaged: copy or export it again"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
-_ERRORS = (
-    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
-    *(RuntimeError, AssertionError, MemoryError, struct.error, zlib.error),
-)
 _GREY_ONLY = ("CT", "MR")
 _PLUGINS = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or python-gdcm"
 _JPEG_LS = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"
@@ -61,7 +62,7 @@ class DicomPixels:
                 pixels = self._read(frame)
         except ImportRefusedError:
             raise
-        except _ERRORS as error:
+        except DICOM_ERRORS as error:
             reason = " ".join(str(error).split())
             remedy = _COPY
             if "plugins" in reason:

@@ -1,9 +1,18 @@
 """Tags of a DICOM data set as plain values, and the groups in which a frame's own are found."""
 
+import struct
+import zlib
 from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
+
+DICOM_ERRORS = (
+    *(InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, LookupError),
+    *(AttributeError, ArithmeticError, RuntimeError, AssertionError, MemoryError, struct.error, zlib.error),
+)
+"""What the library lets through for files that are not what they say."""
 
 
 def get_text(holder: Dataset, name: str) -> str:

@@ -1,5 +1,6 @@
 """NIfTI volumes: slices along an anatomical axis, in the places and the display that DICOM's would have."""
 
+import logging
 import struct
 import warnings
 import zlib
@@ -18,6 +19,8 @@ from fusion_model.importers.errors import ImportRefusedError
 from fusion_model.importers.geometry import Geometry, Turn
 from fusion_model.importers.stack import Patient, Pixels, Plane, Stack, check_finite, check_size
 
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # each header it mends is two lines
+
 NIFTI_ERRORS = (
     *(ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError),
     *(ArithmeticError, RuntimeError, AssertionError, MemoryError, struct.error, zlib.error),
@@ -31,6 +34,8 @@ AXES: tuple[Axis, ...] = ("sagittal", "coronal", "axial")
 _SUFFIXES = (".nii.gz", ".nii")
 _LPS = np.diag([-1.0, -1.0, 1.0])
 _COPY = "the file is cut short or damaged: copy or convert it again"
+_MAX_DEFLATION = 1032
+"""Bytes that one byte of a gzip file can make, at most."""
 _COLOUR = [("R", "u1"), ("G", "u1"), ("B", "u1")]
 
 
@@ -76,7 +81,7 @@ def _read_volume(path: Path, name: str, patient: Patient, axis: Axis) -> Stack:
             "take out one volume (for instance `fslsplit`, or `nib-roi`)",
         )
     check_size(path, shape[0], shape[1], shape[2])
-    check_size(path, shape[1], shape[2])
+    _check_length(path, image, shape)
     kind = _get_type(image)
     coloured = kind.fields is not None
     if kind.kind == "c" or (coloured and [(key, "u1") for key in kind.fields or ()] != _COLOUR):
@@ -116,6 +121,16 @@ def _get_type(image: nib.Nifti1Image) -> np.dtype[np.generic]:
     return np.dtype(image.get_data_dtype())  # type: ignore[no-untyped-call]
 
 
+def _check_length(path: Path, image: nib.Nifti1Image, shape: tuple[int, ...]) -> None:
+    """Refuses a file that is too short for its values, before memory is taken for them."""
+    due = int(np.prod(shape)) * _get_type(image).itemsize
+    found = path.stat().st_size * (_MAX_DEFLATION if path.name.lower().endswith(".gz") else 1)
+    if found < due:
+        raise ImportRefusedError(
+            path, f"is truncated: it can not hold the {due} bytes that its header tells", _COPY
+        )
+
+
 def _get_grid(affine: Array, shape: tuple[int, ...], array_axis: int, index: int) -> Geometry:
     """The grid of a slice as it lies in the array: rows along its first remaining axis."""
     row_axis, column_axis = (other for other in range(3) if other != array_axis)
@@ -153,6 +168,7 @@ def _read_slice(
     if plane.dtype.fields is not None:
         colour = np.stack([plane[name] for name, _ in _COLOUR], axis=-1)
         return Pixels(None, turn.apply(colour))
-    values = turn.apply(plane).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs are told below
+        values = turn.apply(plane).astype(np.float64)
     check_finite(path, values)
     return Pixels(values)

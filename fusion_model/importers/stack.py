@@ -131,10 +131,10 @@ def check_size(path: Path, rows: int, columns: int, planes: int = 1) -> None:
         raise ImportRefusedError(
             path, f"says it has {columns}x{rows} pixels and {planes} planes", "export it again"
         )
-    if max(rows, columns) > MAX_SIDE or rows * columns * planes > MAX_PIXELS:
+    if max(rows, columns, planes) > MAX_SIDE or rows * columns * planes > MAX_PIXELS:
         raise ImportRefusedError(
             path,
-            f"has {columns}x{rows} pixels in {planes} planes, more than {MAX_SIDE} a side "
+            f"has {columns}x{rows} pixels in {planes} planes, more than {MAX_SIDE} of either "
             f"or {MAX_PIXELS} in all",
             "cut or shrink both images of the pair, or split the file",
         )

@@ -7,6 +7,7 @@ from tests.fuzz import (
     file_targets,
     forward_targets,
     gate_targets,
+    import_targets,
     peer_targets,
     rule_targets,
     sync_targets,
@@ -25,6 +26,7 @@ def get_targets() -> dict[str, Target]:
         *forward_targets.build_targets(),
         *api_targets.build_targets(),
         *file_targets.build_targets(),
+        *import_targets.build_targets(),
     ]
     named = {target.name: target for target in sorted(targets, key=lambda target: target.name)}
     if len(named) != len(targets):

@@ -18,6 +18,7 @@ CODEC_CALLS = {"decode", "decode_stored", "decode_message", "_decode"}
 RAW_CALLS = {
     *("unpackb", "Unpacker", "unpack", "unpack_from", "iter_unpack", "frombuffer", "fromhex", "b64decode"),
     *("loads", "safe_load", "model_validate_json", "validate_json", "DictReader", "reader", "np.load"),
+    *("dcmread", "read_file_meta_info", "nib.load"),
     *(
         "Image.open",
         "decompress",
