@@ -30,6 +30,10 @@ BACKBONE_PLANES = 4
 
 _FORMAT = 1
 _FILE = "backbone.json"
+GATE_SLOPE = 32.0
+"""Planes and the change of a pixel are multiplied by min(1, 32 max(A, B)): below 8/255 there is only noise,
+which every measure wants left as it is."""
+
 _ROWS = 32
 """Rows of an image that one matrix product covers: what fits a cache."""
 
@@ -122,7 +126,7 @@ def compute_teacher_image(first: Array, second: Array, backbone: Backbone | None
     linear = _convolve(inputs, arrays["head.first"])
     # z^2 - b^2 instead of z^2 with an output bias: black stays exactly black.
     squares = linear * (linear + 2 * arrays["head.bias"][:, None, None])
-    change = _convolve(squares, arrays["head.second"])[0]
+    change = _compute_gate(pair) * _convolve(squares, arrays["head.second"])[0]
     return np.asarray(np.clip(pair.max(axis=0) + change, 0, 1), dtype=np.float64)
 
 
@@ -194,7 +198,12 @@ def _compute_planes(network: Backbone, pair: Array32) -> Array32:
             _convolve(_convolve(trunk, arrays[f"{name}.reduce5"]), arrays[f"{name}.five"]),
         ]
         trunk = trunk + _rise(np.concatenate(branches), arrays[f"{name}.bias"])
-    return np.tanh(_convolve(trunk, arrays["planes.weight"]))
+    return _compute_gate(pair) * np.tanh(_convolve(trunk, arrays["planes.weight"]))
+
+
+def _compute_gate(pair: Array32) -> Array32:
+    """1 where either image is bright enough to matter, falling to 0 at black."""
+    return np.asarray(np.minimum(GATE_SLOPE * pair.max(axis=0), 1), dtype=np.float32)
 
 
 def _rise(values: Array32, bias: Array32) -> Array32:

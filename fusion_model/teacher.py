@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusion_model.backbone import Array32, Backbone, BackboneConfig
+from fusion_model.backbone import GATE_SLOPE, Array32, Backbone, BackboneConfig
 from fusion_model.gradients import Array
 
 _GAINS = {"weight": 2.0, "one": 0.5, "three": 0.5, "five": 0.5}
@@ -68,14 +68,15 @@ class Teacher(nn.Module):
                 self._convolve(self._convolve(trunk, f"{name}.reduce5"), f"{name}.five"),
             ]
             trunk = trunk + _rise(torch.cat(branches, dim=1), self.get_array(f"{name}.bias"))
-        return torch.tanh(self._convolve(trunk, "planes.weight"))
+        return _compute_gate(pairs)[:, None] * torch.tanh(self._convolve(trunk, "planes.weight"))
 
     def forward(self, pairs: Tensor) -> Tensor:
         """Fused images (N, H, W), not clipped, of pairs (N, 2, H, W) in [0, 1]."""
         inputs = torch.cat([pairs, self.compute_planes(pairs)], dim=1)
         linear = self._convolve(inputs, "head.first")
         squares = linear * (linear + 2 * self.get_array("head.bias")[:, None, None])
-        return pairs.amax(dim=1) + self._convolve(squares, "head.second")[:, 0]
+        change = self._convolve(squares, "head.second")[:, 0]
+        return pairs.amax(dim=1) + _compute_gate(pairs) * change
 
     def fuse(self, first: Array, second: Array) -> Array:
         """One fused image (H, W) in [0, 1]."""
@@ -104,6 +105,11 @@ def build_initial_arrays(config: BackboneConfig, seed: int) -> dict[str, Array32
             values = generator.normal(0, spread, shape)
         arrays[name] = values.astype(np.float32)
     return arrays
+
+
+def _compute_gate(pairs: Tensor) -> Tensor:
+    """(N, H, W): 1 where either image is bright enough to matter, falling to 0 at black."""
+    return (GATE_SLOPE * pairs.amax(dim=1)).clamp(max=1)
 
 
 def _rise(values: Tensor, bias: Tensor) -> Tensor:

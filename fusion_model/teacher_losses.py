@@ -12,6 +12,9 @@ from torch.nn import functional
 _VIF_NOISE = 2.0
 _VIF_WINDOW = 17
 _TINY = 1e-6
+_FLAT = 1e-4
+"""Variance of a crop that is nearly constant."""
+
 _SMOOTH = 0.1
 """Difference below which the intensity term is quadratic."""
 
@@ -22,11 +25,11 @@ class LossWeights:
 
     intensity: float = 1.0
     """Mean absolute difference from the pixel maximum, smooth near 0."""
-    gradient: float = 8.0
+    gradient: float = 12.0
     """Mean absolute difference of the signed Sobel gradients from the stronger source's."""
-    similarity: float = 0.2
+    similarity: float = 0.15
     """2 minus the structural similarities with both sources."""
-    fidelity: float = 0.3
+    fidelity: float = 0.7
     """2 minus the visual information fidelities with both sources."""
     correlation: float = 0.1
     """2 minus the sum of the correlations of differences."""
@@ -55,12 +58,13 @@ def compute_intensity_loss(fused: Tensor, pairs: Tensor) -> Tensor:
 
 
 def compute_difference_correlation(fused: Tensor, pairs: Tensor) -> Tensor:
-    """SCD, corr(F - B, A) + corr(F - A, B), over the whole batch (Aslantas & Bendes 2015)."""
+    """SCD, corr(F - B, A) + corr(F - A, B), the mean over images (Aslantas & Bendes 2015)."""
     differences = fused[:, None] - pairs.flip(1)
-    x = differences - differences.mean(dim=(0, 2, 3), keepdim=True)
-    y = pairs - pairs.mean(dim=(0, 2, 3), keepdim=True)
-    norms = (x.square().sum(dim=(0, 2, 3)) * y.square().sum(dim=(0, 2, 3))).sqrt()
-    return ((x * y).sum(dim=(0, 2, 3)) / (norms + _TINY)).sum()
+    x = differences - differences.mean(dim=(2, 3), keepdim=True)
+    y = pairs - pairs.mean(dim=(2, 3), keepdim=True)
+    # A crop in which a source is nearly constant says nothing: its correlation is drawn to 0.
+    variances = (x.square().mean(dim=(2, 3)) + _FLAT) * (y.square().mean(dim=(2, 3)) + _FLAT)
+    return ((x * y).mean(dim=(2, 3)) / variances.sqrt()).sum(dim=1).mean()
 
 
 def compute_gradient_loss(fused: Tensor, pairs: Tensor) -> Tensor:
