@@ -6,6 +6,7 @@ is a function of the validator's key, the weights and the exact sum, so a model 
 number, and nobody can average the noise away.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,7 @@ from typing import TypeVar
 from fusion_model.gradients import Array, compute_patch_losses, convert_weights
 from fusion_model.importers.png import ImportRefusedError
 from fusion_model.losses import LossTarget, build_patch_target
+from fusion_model.pairs import ImagePair
 from fusion_model.patches import PatchSet, count_patches, extract_patches
 from workloads.base import PrivatePairs, VerdictJob, VerdictLosses, WorkloadError
 from workloads.clipping import sum_clipped_losses
@@ -36,6 +38,11 @@ def run_verdict(spec: FusionSpec, job: VerdictJob) -> VerdictLosses:
     return VerdictLosses(before, after, -(-job.noise // len(inputs)))
 
 
+_prepared: dict[bytes, PatchSet] = {}
+"""The last patches of this process by all that they follow from: an optimised target takes its time, and a
+task's models are judged one after the other."""
+
+
 def load_private_patches(spec: FusionSpec, pairs: PrivatePairs, patches: int) -> PatchSet:
     """At most so many patches of the pairs, prepared like a contributor's: with the task's planes, skip
     and targets."""
@@ -43,14 +50,27 @@ def load_private_patches(spec: FusionSpec, pairs: PrivatePairs, patches: int) ->
     available = count_patches(found, spec.patch)
     if not available:
         raise WorkloadError("pairs: every patch is black")
-    return extract_patches(
-        found,
-        min(patches, available),
-        PATCH_SEED,
-        spec.patch,
-        settings=spec.settings,
-        margin=spec.network.margin,
-    )
+    key = _hash_pairs(spec, found, patches)
+    if key not in _prepared:
+        chosen = extract_patches(
+            found,
+            min(patches, available),
+            PATCH_SEED,
+            spec.patch,
+            settings=spec.settings,
+            margin=spec.network.margin,
+        )
+        _prepared.clear()
+        _prepared[key] = chosen
+    return _prepared[key]
+
+
+def _hash_pairs(spec: FusionSpec, pairs: Sequence[ImagePair], patches: int) -> bytes:
+    digest = hashlib.sha256(patches.to_bytes(8, "big") + spec.encode())
+    for pair in pairs:
+        digest.update(repr((pair.patient, pair.first.shape)).encode())
+        digest.update(pair.planes.tobytes())
+    return digest.digest()
 
 
 def build_source(pairs: PrivatePairs) -> PairSource:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fusion_model.fuse import convert_to_bytes
+from fusion_model.losses import compute_full_losses
 from fusion_model.phantom import build_phantoms
 from workloads.base import PrivatePairs, VerdictJob, WorkloadError
 from workloads.fusion import WORKLOAD, FusionSpec
@@ -82,6 +83,22 @@ def test_folders_and_manifests_are_read_like_a_contributors(job: VerdictJob, tmp
     by_manifest = PrivatePairs(tmp_path / "pairs", modality="X")
     assert build_source(by_manifest).manifest is not None
     assert run_verdict(SPEC, replace(job, pairs=by_manifest, noise=0)).before > 0
+
+
+def test_private_pairs_are_judged_by_the_tasks_own_planes_skip_and_targets(job: VerdictJob) -> None:
+    """By the definition of the loss, from pairs that were prepared whole."""
+    spec = FusionSpec(6, (1, 3), 3, ("saliency",), 2, "maximum", "energy")
+    weights = WORKLOAD.build_initial_weights(spec.encode(), 1)
+    asked = replace(job, model=spec.encode(), before=weights, after=(0,) * spec.parameters, noise=0)
+    found = WORKLOAD.run_verdict(asked)
+    patches = load_private_patches(spec, PAIRS, 512)
+    assert patches.inputs.shape == (512, 3, 6, 6)
+    assert patches is load_private_patches(spec, PAIRS, 512)
+    assert patches is not load_private_patches(replace(spec, target="maximum"), PAIRS, 512)
+    # With weights of 0 the network changes nothing: F = S.
+    losses = compute_full_losses(spec.network, patches.skip, patches.targets)
+    assert found.after == pytest.approx(np.minimum(losses, 1 / 8).mean() * UNIT, abs=1)
+    assert found.before != found.after
 
 
 def test_fewer_patches_than_wanted_are_enough() -> None:
