@@ -82,7 +82,8 @@ def _read_file(path: Path) -> tuple[tuple[str, ...], Stack, list[tuple[tuple[flo
     except InvalidDicomError as error:
         raise ImportRefusedError(path, "is not a DICOM file (its mark is missing)", _EXPORT) from error
     except DICOM_ERRORS as error:
-        raise ImportRefusedError(path, f"can not be read as DICOM: {error}", _COPY) from error
+        reason = " ".join(str(error).split())
+        raise ImportRefusedError(path, f"can not be read as DICOM: {reason}", _COPY) from error
 
 
 def _check_syntax(path: Path, meta: Dataset) -> None:

@@ -53,7 +53,7 @@ def strip_suffix(path: Path) -> str:
 
 
 def read_volume(path: Path, name: str, patient: Patient, axis: Axis) -> Stack:
-    """The volume's slices along `axis`, from left to right, back to front or foot to head.
+    """The volume's slices along `axis`, from right to left, front to back or foot to head.
 
     Raises ImportRefusedError for what is no volume of real numbers or RGB colours, or too large.
     """
@@ -64,7 +64,7 @@ def read_volume(path: Path, name: str, patient: Patient, axis: Axis) -> Stack:
     except ImportRefusedError:
         raise
     except NIFTI_ERRORS as error:
-        raise ImportRefusedError(path, f"can not be read as NIfTI: {error}", _COPY) from error
+        raise ImportRefusedError(path, f"can not be read as NIfTI: {_flatten(error)}", _COPY) from error
 
 
 def _read_volume(path: Path, name: str, patient: Patient, axis: Axis) -> Stack:
@@ -95,7 +95,7 @@ def _read_volume(path: Path, name: str, patient: Patient, axis: Axis) -> Stack:
     bits = 8 if coloured else 8 * kind.itemsize
     planes = []
     status = path.stat()
-    reverse = axes[array_axis, 1] < 0
+    reverse = (axes[array_axis, 1] < 0) == (axis == "axial")
     for place in range(shape[array_axis]):
         index = shape[array_axis] - 1 - place if reverse else place
         grid = _get_grid(affine, shape, array_axis, index)
@@ -108,6 +108,10 @@ def _read_volume(path: Path, name: str, patient: Patient, axis: Axis) -> Stack:
         )
         planes.append(Plane(path, f"{name} {axis} {index}", size, geometry, bits, read))
     return Stack(path, name, patient, tuple(planes))
+
+
+def _flatten(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _open(path: Path) -> nib.Nifti1Image:
@@ -123,11 +127,11 @@ def _get_type(image: nib.Nifti1Image) -> np.dtype[np.generic]:
 
 def _check_length(path: Path, image: nib.Nifti1Image, shape: tuple[int, ...]) -> None:
     """Refuses a file that is too short for its values, before memory is taken for them."""
-    due = int(np.prod(shape)) * _get_type(image).itemsize
+    due = int(np.prod(shape)) * _get_type(image).itemsize + int(getattr(image.dataobj, "offset", 0))
     found = path.stat().st_size * (_MAX_DEFLATION if path.name.lower().endswith(".gz") else 1)
     if found < due:
         raise ImportRefusedError(
-            path, f"is truncated: it can not hold the {due} bytes that its header tells", _COPY
+            path, f"is truncated: it can not hold the {due} bytes that its header claims", _COPY
         )
 
 
@@ -164,7 +168,7 @@ def _read_slice(
             warnings.simplefilter("ignore")
             plane = np.take(_load(path, stamp, shape), index, axis=array_axis)
     except NIFTI_ERRORS as error:
-        raise ImportRefusedError(path, f"can not be read as NIfTI: {error}", _COPY) from error
+        raise ImportRefusedError(path, f"can not be read as NIfTI: {_flatten(error)}", _COPY) from error
     if plane.dtype.fields is not None:
         colour = np.stack([plane[name] for name, _ in _COLOUR], axis=-1)
         return Pixels(None, turn.apply(colour))
