@@ -82,6 +82,21 @@ _PRESETS = (
         weight_scale_bits=20,
     ),
     CkksParams(
+        # A level more at the end than the circuit needs: room for weights whose gradients could wrap.
+        name="ckks-16384-60x6",
+        ring=16384,
+        primes=(
+            1152921504600260609,
+            1152921504604979201,
+            1152921504605962241,
+            1152921504606584833,
+            1152921504606683137,
+            1152921504606748673,
+        ),
+        data_scale_bits=30,
+        weight_scale_bits=20,
+    ),
+    CkksParams(
         name="test-4096-60x5",
         ring=4096,
         primes=(

@@ -198,37 +198,63 @@ def compute_ranges(spec: PolynomialSpec, weights: IntegerWeights) -> list[Channe
 
 def compute_bounds(plan: Plan, weights: Sequence[int]) -> tuple[Bound, ...]:
     """Worst-case magnitudes of every value for these weights and any admitted inputs; exact."""
-    spec, unit = plan.spec, plan.weight_scale
-    inputs = get_input_bounds(spec)
-    ranges = compute_ranges(spec, spec.split(weights))
-    outputs = spec.output**2
-
-    z_max = max(item.hidden for item in ranges) / unit
-    v_max = max(item.taps for item in ranges) / unit
+    unit = plan.weight_scale
+    ranges = compute_ranges(plan.spec, plan.spec.split(weights))
     # A black patch is admitted, and gives 0: low and high lie on both sides of it.
     low = sum(item.low for item in ranges) / unit**3
     high = sum(item.high for item in ranges) / unit**3
-    output = max(-low, high)
+    return _build_bounds(
+        plan,
+        hidden=max(item.hidden for item in ranges) / unit,
+        taps=max(item.taps for item in ranges) / unit,
+        steepest=max(item.hidden * item.taps for item in ranges) / unit**2,
+        output=max(-low, high),
+        spread=high - low,
+    )
+
+
+def compute_box_bounds(plan: Plan, box: int) -> tuple[Bound, ...]:
+    """As `compute_bounds` for any weights in [-box, box]: no weights inside reach further."""
+    spec, unit = plan.spec, plan.weight_scale
+    taps = Fraction(spec.second**2 * box) / unit
+    hidden = [Fraction((spec.inputs * side**2 + 1) * box) / unit for side in spec.kernels]
+    output = taps * sum(value**2 for value in hidden)
+    return _build_bounds(
+        plan,
+        hidden=max(hidden),
+        taps=taps,
+        steepest=max(hidden) * taps,
+        output=output,
+        spread=output + taps * spec.channels * (box / unit) ** 2,
+    )
+
+
+def _build_bounds(
+    plan: Plan, *, hidden: Fraction, taps: Fraction, steepest: Fraction, output: Fraction, spread: Fraction
+) -> tuple[Bound, ...]:
+    """From the largest |z|, sum |v|, |z| sum |v| and |F'|, and the distance between two F'."""
+    spec = plan.spec
+    inputs = get_input_bounds(spec)
+    outputs = spec.output**2
     neighbours = min(4, 2 * (spec.output - 1))
-    residual = output + spec.gradient_weight * neighbours * (high - low) + inputs.target
-    steepest = max(item.hidden * item.taps for item in ranges) / unit**2
+    residual = output + spec.gradient_weight * neighbours * spread + inputs.target
     # Each output reaches each tap's position once, so the sum over positions is one over outputs.
     deltas = steepest * residual * outputs
     product = Form(plan.input.level, plan.hidden.scale**2)
     delta_product = Form(plan.output.level, plan.output_gradient.scale * plan.hidden.scale)
     loss = output * (residual + inputs.target) * outputs + inputs.constant
     return (
-        Bound("hidden", plan.hidden, z_max),
-        Bound("square before rescaling", product, z_max**2),
-        Bound("square", plan.square, z_max**2),
+        Bound("hidden", plan.hidden, hidden),
+        Bound("square before rescaling", product, hidden**2),
+        Bound("square", plan.square, hidden**2),
         Bound("output", plan.output, output),
         Bound("residual", plan.output, residual),
         Bound("residual at the gradient's level", plan.gradient_d, residual * outputs),
-        Bound("gradient at the squares", plan.output_gradient, v_max * residual),
+        Bound("gradient at the squares", plan.output_gradient, taps * residual),
         Bound("delta before rescaling", delta_product, steepest * residual),
         Bound("gradient of b", plan.gradient_b, deltas),
         Bound("gradient of w", plan.gradient_w, deltas * inputs.data),
-        Bound("gradient of v", plan.gradient_v, residual * z_max**2 * outputs),
+        Bound("gradient of v", plan.gradient_v, residual * hidden**2 * outputs),
         Bound("loss before rescaling", plan.loss_sum, loss),
         Bound("loss", plan.loss, loss),
     )
