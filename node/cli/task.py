@@ -6,6 +6,7 @@ import random
 import secrets
 import tempfile
 import time
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -68,7 +69,9 @@ def _parse_kernels(text: str) -> tuple[int, ...]:
 @app.command()
 def draft(
     title: Annotated[str, typer.Option(help="Title that contributors read")] = "Fusion",
-    preset: Annotated[str, typer.Option(help="CKKS preset")] = "ckks-16384-60x5",
+    preset: Annotated[
+        str | None, typer.Option(help="CKKS preset [the smallest that the network fits]")
+    ] = None,
     patch: Annotated[int, typer.Option(help="Side of a patch, pixels", min=5, max=16)] = 6,
     channels: Annotated[int, typer.Option(help="Channels of the hidden layer", min=1, max=64)] = 4,
     kernels: Annotated[
@@ -106,9 +109,9 @@ def draft(
     """Make a task's keys and post its draft. Run it where the custody's data directory is."""
     settings = load_config(config)
     from node.custody import get_keys_directory
-    from workloads.base import get_workload
     from workloads.custodian import generate_keys
     from workloads.fusion import FusionSpec
+    from workloads.planning import plan_model
     from workloads.privacy import OpeningPlan, build_statement, compute_privacy_cost
 
     spec = FusionSpec(
@@ -120,7 +123,7 @@ def draft(
         skip,
         target,
     )
-    get_workload(KIND).check_model(preset, spec.encode(), spec.parameters, round(weight_bound * 2**20))
+    planned = plan_model(spec, preset, settings.limits.max_blob_bytes)
     unit = 2**scale_bits
     gradient_units, loss_units = max(1, round(clip * unit)), max(1, round(loss_clip * unit))
     plan = OpeningPlan(
@@ -137,11 +140,14 @@ def draft(
         statement = build_statement(compute_privacy_cost(plan))
     except ValueError as error:
         raise CliError(str(error)) from error
+    if not json:
+        for line in planned.describe():
+            out.print(line, highlight=False, markup=False)
     with connect_operator(settings) as client:
         chain_id = parse_hash(client.call(client.api.get_status()).chain_id, "chain")
         fresh = settings.data_dir / "custody" / f"new-{secrets.token_hex(8)}"
         err.print("making keys ...")
-        files = generate_keys(preset, fresh)
+        files = generate_keys(planned.preset, fresh)
         public_key = client.call(client.api.put_blob(files.public_key))
         relin_keys = client.call(client.api.put_blob(files.relin_keys))
         # The custody's service finds the secret by the root of its public key.
@@ -151,7 +157,7 @@ def draft(
             kind=KIND,
             title=title,
             salt=secrets.token_bytes(16),
-            preset=preset,
+            preset=planned.preset,
             model=spec.encode(),
             parameters=spec.parameters,
             weight_box=round(weight_bound * 2**20),
@@ -173,7 +179,13 @@ def draft(
     draft_hash = compute_draft_hash(chain_id, made).hex()
     if json:
         print_json(
-            {"draft": draft_hash, "transaction": transaction.hex(), "height": height, "privacy": statement}
+            {
+                "draft": draft_hash,
+                "transaction": transaction.hex(),
+                "height": height,
+                "privacy": statement,
+                "plan": asdict(planned),
+            }
         )
         return
     out.print(f"draft {draft_hash}, in block {height}")

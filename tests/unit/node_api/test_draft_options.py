@@ -28,6 +28,7 @@ def config(tmp_path: Path) -> str:
         (["--planes", "saliency, saliency"], "name one twice"),
         (["--skip", "other"], "skip 'other' is unknown; known are mean"),
         (["--target", "other"], "target 'other' is unknown; known are maximum"),
+        (["--patch", "16", "--channels", "1"], "a blob would have"),
         (["--preset", "other"], "unknown preset 'other'"),
     ],
 )
