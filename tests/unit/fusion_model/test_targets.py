@@ -85,6 +85,24 @@ def test_image_targets_fit_the_image_and_black_is_wanted_black(name: str) -> Non
         assert not plane[:8].any()
 
 
+def test_shaded_lies_between_maximum_and_white() -> None:
+    first, second = np.random.default_rng(3).uniform(0, 1, (2, 16, 16))
+    image = build_image_targets("shaded", first, second).intensity
+    high = np.maximum(first, second)
+    assert (image >= high).all()
+    assert (image <= 1).all()
+    np.testing.assert_allclose(image, high + 0.15 * np.minimum(first, second) * (1 - high))
+
+
+def test_overlay_is_linear_but_for_the_cut_at_white() -> None:
+    first, second = np.random.default_rng(4).uniform(0, 1, (2, 16, 16))
+    targets = build_image_targets("overlay", first, second)
+    image = 1.06 * first + 0.12 * second
+    np.testing.assert_allclose(targets.intensity, np.minimum(image, 1))
+    np.testing.assert_allclose(targets.gradient_x, np.clip(np.diff(image, axis=1), -1, 1))
+    np.testing.assert_allclose(targets.gradient_y, np.clip(np.diff(image, axis=0), -1, 1))
+
+
 def test_unknown_targets_are_refused() -> None:
     with pytest.raises(ValueError, match="target 'best' is unknown; known are maximum, energy"):
         build_image_targets("best", np.zeros((8, 8)), np.zeros((8, 8)))
