@@ -6,10 +6,12 @@ All of them are 0 where both images are black in the neighbourhood that they loo
 """
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 from scipy import ndimage
 
+from fusion_model.backbone import BACKBONE_PLANES, compute_backbone_planes
 from fusion_model.gradients import Array
 
 PairFunction = Callable[[Array, Array], Array]
@@ -52,7 +54,27 @@ def _compute_maximum(first: Array, second: Array) -> Array:
     return np.maximum(first, second)
 
 
-_PLANES: dict[str, PairFunction] = {"saliency": _compute_saliency, "contrast": _compute_contrast}
+@lru_cache(maxsize=1)
+def _compute_features(first: bytes, second: bytes, shape: tuple[int, int]) -> Array:
+    """All backbone planes of the pair that was asked for last: a task takes several of them."""
+    images = [np.frombuffer(data, dtype=np.float64).reshape(shape) for data in (first, second)]
+    planes = compute_backbone_planes(images[0], images[1])
+    planes.flags.writeable = False
+    return planes
+
+
+def _compute_feature(number: int, first: Array, second: Array) -> Array:
+    """One plane of the frozen public backbone."""
+    a, b = (np.ascontiguousarray(image, dtype=np.float64) for image in (first, second))
+    planes = _compute_features(a.tobytes(), b.tobytes(), (a.shape[0], a.shape[1]))
+    return np.asarray(planes[number], dtype=np.float64)
+
+
+_PLANES: dict[str, PairFunction] = {
+    "saliency": _compute_saliency,
+    "contrast": _compute_contrast,
+    **{f"backbone-{number}": partial(_compute_feature, number) for number in range(BACKBONE_PLANES)},
+}
 _SKIPS: dict[str, PairFunction] = {"mean": _compute_mean, "maximum": _compute_maximum}
 
 PLANES: tuple[str, ...] = tuple(_PLANES)

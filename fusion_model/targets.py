@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fusion_model.backbone import compute_teacher_image
 from fusion_model.config import NetworkConfig
 from fusion_model.gradients import Array
 from fusion_model.planes import check_pair, compute_energy
@@ -123,11 +124,18 @@ def _build_overlay(first: Array, second: Array) -> ImageTargets:
     )
 
 
+def _build_teacher(first: Array, second: Array) -> ImageTargets:
+    """What the public teacher network fuses, and the differences of that image."""
+    image = compute_teacher_image(first, second)
+    return ImageTargets(image, np.diff(image, axis=1), np.diff(image, axis=0))
+
+
 _TARGETS: dict[str, Callable[[Array, Array], ImageTargets]] = {
     "maximum": _build_maximum,
     "energy": _build_energy,
     "shaded": _build_shaded,
     "overlay": _build_overlay,
+    "teacher": _build_teacher,
 }
 
 TARGETS: tuple[str, ...] = tuple(_TARGETS)

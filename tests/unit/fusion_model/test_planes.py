@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from fusion_model.backbone import BACKBONE_PLANES, compute_backbone_planes
 from fusion_model.phantom import build_phantoms
 from fusion_model.planes import PLANES, SKIPS, compute_plane, compute_skip
 
@@ -15,7 +16,7 @@ def test_planes_stay_in_range_and_black_stays_black(name: str) -> None:
     plane = compute_plane(name, first, second)
     assert plane.shape == first.shape
     assert np.abs(plane).max() <= 1
-    assert np.abs(plane).max() > 0.2
+    assert np.abs(plane).max() > 0.05
     assert not plane[:8].any()
     np.testing.assert_array_equal(compute_plane(name, np.zeros((9, 7)), np.zeros((9, 7))), 0)
 
@@ -44,6 +45,15 @@ def test_saliency_points_to_the_image_with_structure() -> None:
     flat = np.full(stripes.shape, 0.5)
     assert compute_plane("saliency", stripes, flat).min() > 0.9
     assert compute_plane("saliency", flat, stripes).max() < -0.9
+
+
+def test_backbone_planes_are_those_of_the_pair_at_hand() -> None:
+    pairs = build_phantoms(1, 1, slices=2, size=48)
+    for pair in (pairs[0], pairs[1], pairs[0]):
+        expected = compute_backbone_planes(pair.first, pair.second)
+        for number in range(BACKBONE_PLANES):
+            plane = compute_plane(f"backbone-{number}", pair.first, pair.second)
+            np.testing.assert_array_equal(plane, expected[number])
 
 
 def test_unknown_names_and_unequal_sizes_are_refused() -> None:
