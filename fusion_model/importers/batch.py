@@ -13,7 +13,12 @@ from fusion_model.importers.dataset import DatasetWriter, ImportedPair, PairFact
 from fusion_model.importers.errors import ImportRefusedError
 from fusion_model.importers.matching import RESAMPLE, StackPair, check_patients, match_planes, match_stacks
 from fusion_model.importers.patients import PatientKey, count_splits
-from fusion_model.importers.registration import AlignmentLimits, find_misalignment, measure_alignment
+from fusion_model.importers.registration import (
+    AlignmentLimits,
+    find_misalignment,
+    measure_alignment,
+    measure_information,
+)
 from fusion_model.importers.rendering import FILE_WINDOW, WindowChoice, measure_range, needs_range, render
 from fusion_model.importers.scan import ScanOptions, scan
 from fusion_model.importers.stack import Omission, Pixels, Plane
@@ -225,13 +230,7 @@ def _import_planes(
             raise ImportRefusedError(
                 plane.path, "is empty or nearly so", "nothing to do; or give another window or --min-content"
             )
-    alignment = measure_alignment(images[0].luminance, images[1].luminance)
-    if options.registration != "off":
-        problem = find_misalignment(alignment, planes[0].size, options.limits)
-        if problem is not None and options.registration == "refuse":
-            raise ImportRefusedError(planes[1].path, problem, f"{RESAMPLE}; or give --registration warn")
-        if problem is not None:
-            summary.notes.append(f"{planes[1].path}: {problem}")
+    information = _check_registration(planes, (images[0], images[1]), options, summary)
     geometry = planes[0].geometry or planes[1].geometry
     names = _name_modality(found.stacks.first.modality), _name_modality(found.stacks.second.modality)
     facts = PairFacts(
@@ -240,11 +239,27 @@ def _import_planes(
         (planes[0].bits, planes[1].bits),
         "" if geometry is None else geometry.plane,
         None if geometry is None else geometry.spacing,
-        alignment.information,
+        information,
     )
     return writer.add(
         key.numbers[found.label], (images[0], images[1]), (read[0].colour, read[1].colour), facts
     )
+
+
+def _check_registration(
+    planes: tuple[Plane, Plane], images: tuple[Grey, Grey], options: ImportOptions, summary: ImportSummary
+) -> float:
+    """The pair's normalised mutual information, after the check that the options ask for."""
+    first, second = images[0].luminance, images[1].luminance
+    if options.registration == "off":
+        return measure_information(first, second)
+    alignment = measure_alignment(first, second)
+    problem = find_misalignment(alignment, planes[0].size, options.limits)
+    if problem is not None and options.registration == "refuse":
+        raise ImportRefusedError(planes[1].path, problem, f"{RESAMPLE}; or give --registration warn")
+    if problem is not None:
+        summary.notes.append(f"{planes[1].path}: {problem}")
+    return alignment.information
 
 
 def _render(plane: Plane, pixels: Pixels, choice: WindowChoice, measured: tuple[float, float]) -> Grey:

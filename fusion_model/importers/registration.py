@@ -69,6 +69,12 @@ def compute_information(first: npt.NDArray[np.int64], second: npt.NDArray[np.int
     return (_compute_entropy(joint.sum(axis=1)) + _compute_entropy(joint.sum(axis=0))) / whole
 
 
+def measure_information(first: Array, second: Array) -> float:
+    """Normalised mutual information of the pair as it lies, 1 to 2; images (H, W) in [0, 1] of equal size."""
+    factor = max(1, -(-max(first.shape) // SIDE))
+    return compute_information(_quantise(_shrink(first, factor)), _quantise(_shrink(second, factor)))
+
+
 def measure_alignment(first: Array, second: Array) -> Alignment:
     """Compares the pair as it lies with its shifts by up to a fifth of the side, its flips and turns.
 

@@ -118,7 +118,7 @@ def _print_summary(summary: "ImportSummary", output: Path, key: Path, seed: int)
     splits = list(summary.splits.values())
     counts = ", ".join(f"{splits.count(name)} {name}" for name in _SPLITS)
     out.print(
-        f"{len(summary.pairs)} pairs of {len(splits)} patients ({counts}; seed {seed}) in {output}",
+        f"{len(summary.pairs)} pairs, patients: {len(splits)} ({counts}; seed {seed}), in {output}",
         soft_wrap=True,
     )
     out.print(f"Look at {output / 'preview.png'} first: pixels, too, can name people.", soft_wrap=True)

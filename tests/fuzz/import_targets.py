@@ -116,6 +116,6 @@ def build_targets() -> list[Target]:
         Target("image.dicom", run_dicom, refused, build_dicoms, Form.BINARY, **image),  # type: ignore[arg-type]
         Target("image.nifti", run_nifti, refused, build_volumes, Form.BINARY, **image),  # type: ignore[arg-type]
         Target("image.raster", run_raster, refused, build_rasters, Form.PNG, **image),  # type: ignore[arg-type]
-        Target("image.key", run_key, refused, lambda: [KEY], Form.TEXT, 1024, base=2**22),
+        Target("image.patients", run_key, refused, lambda: [KEY], Form.TEXT, 1024, base=2**22),
         Target("image.list", run_list, (WorkloadError,), lambda: [LIST], Form.TEXT, 1024, base=2**22),
     ]

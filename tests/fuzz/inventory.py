@@ -12,7 +12,7 @@ COVERED: dict[str, str] = {
     "fusion_model.importers.dicom_pixels:_get_lookups": "image.dicom",
     "fusion_model.importers.dicom_pixels:_load": "image.dicom",
     "fusion_model.importers.nifti:_open": "image.nifti",
-    "fusion_model.importers.patients:PatientKey.load": "image.key",
+    "fusion_model.importers.patients:PatientKey.load": "image.patients",
     "fusion_model.importers.png:_load_grey": "image.png",
     "fusion_model.importers.png:_read_rows": "image.pairs",
     "fusion_model.importers.raster:_list_pages": "image.raster",
