@@ -55,7 +55,8 @@ def fuse_encrypted(
     request, model, fused, seconds = asyncio.run(_fuse(first, second, identifier, peers))
     from workloads.fusion_request import save_image
 
-    save_image(fused, output)
+    provenance = {"task": identifier, "block": model.block, "weights": model.weights_digest}
+    save_image(fused, output, {"Software": "bmif fuse-encrypted", **provenance})
     height, width = fused.luminance.shape
     if json:
         print_json(
@@ -63,9 +64,7 @@ def fuse_encrypted(
                 "output": str(output),
                 "width": width,
                 "height": height,
-                "task": identifier,
-                "block": model.block,
-                "weights": model.weights_digest,
+                **provenance,
                 "peers": list(peers),
                 "tile": request.tile,
                 "requests": request.parts,
@@ -80,7 +79,8 @@ def fuse_encrypted(
         f"{output}: {width}x{height} pixels, model settled at step {model.step}; sent"
         f" {request.parts * request.request_bytes / 1e6:.1f} MB to {len(peers)}"
         f" peer{'s' if len(peers) > 1 else ''}, received {request.parts * request.result_bytes / 1e6:.1f} MB,"
-        f" evaluated in {seconds:.1f} s, {clock.monotonic() - begun:.1f} s in all"
+        f" evaluated in {seconds:.1f} s, {clock.monotonic() - begun:.1f} s in all",
+        soft_wrap=True,
     )
 
 
