@@ -2,7 +2,21 @@
 
 import typer
 
-from node.cli import audit, config, data, fuse, governance, keys, ledger, light, run, task, testnet, watch
+from node.cli import (
+    audit,
+    config,
+    data,
+    encrypted_fuse,
+    fuse,
+    governance,
+    keys,
+    ledger,
+    light,
+    run,
+    task,
+    testnet,
+    watch,
+)
 from node.cli.common import Commands
 
 app = typer.Typer(
@@ -16,6 +30,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("status")(run.status)
 app.command("fuse")(fuse.fuse)
+app.command("fuse-encrypted")(encrypted_fuse.fuse_encrypted)
 app.command("evaluate")(fuse.evaluate)
 app.command("audit")(audit.audit)
 app.add_typer(testnet.app, name="testnet")
