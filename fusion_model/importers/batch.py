@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,12 @@ _SAMPLES = 24
 _BRIGHT = 0.05
 """From where a pixel counts as content."""
 
+_LEAST_VOLUME = 3
+_JUDGED = 9
+"""Planes from which a volume's registration is judged, and the fewest planes of what is judged as one."""
+
 ProgressHook = Callable[[int, int], None]
+_Ranges = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +121,15 @@ def import_data(
         made: list[tuple[str, ImportedPair, tuple[str, str]]] = []
         for found in matched:
             ranges = _measure_ranges(found, options)
+            try:
+                chosen = _judge_stack(found, ranges, options, summary)
+            except ImportRefusedError as error:
+                summary.omissions.append(Omission.of(error, len(found.planes)))
+                done += len(found.planes)
+                continue
             for planes in found.planes:
                 try:
-                    pair = _import_planes(found, planes, ranges, key, writer, options, summary)
+                    pair = _import_planes(found, planes, ranges, key, writer, chosen, summary)
                 except ImportRefusedError as error:
                     summary.omissions.append(Omission.of(error))
                 else:
@@ -187,9 +198,7 @@ def _match(job: ImportJob, options: ImportOptions, summary: ImportSummary) -> li
     return matched
 
 
-def _measure_ranges(
-    found: _Matched, options: ImportOptions
-) -> tuple[tuple[float, float], tuple[float, float]]:
+def _measure_ranges(found: _Matched, options: ImportOptions) -> _Ranges:
     """Of each side's planes, where the window choice leaves the range to the values."""
     ranges = []
     for side, choice in enumerate(options.windows):
@@ -209,28 +218,69 @@ def _measure_ranges(
     return ranges[0], ranges[1]
 
 
-def _import_planes(
-    found: _Matched,
-    planes: tuple[Plane, Plane],
-    ranges: tuple[tuple[float, float], tuple[float, float]],
-    key: PatientKey,
-    writer: DatasetWriter,
-    options: ImportOptions,
-    summary: ImportSummary,
-) -> ImportedPair:
+def _judge_stack(
+    found: _Matched, ranges: _Ranges, options: ImportOptions, summary: ImportSummary
+) -> ImportOptions:
+    """How the planes are to be checked. Those of located volumes are judged here, together.
+
+    Such volumes lie right or wrong as a whole, and the small slices at their ends alone can mislead. Raises
+    ImportRefusedError if most of the samples look unregistered.
+    """
+    located = all(plane.geometry is not None for pair in found.planes for plane in pair)
+    if options.registration == "off" or not located or len(found.planes) < _LEAST_VOLUME:
+        return options
+    problems: list[str] = []
+    judged = 0
+    places = {int(place) for place in np.linspace(0, len(found.planes) - 1, _JUDGED)}
+    for planes in (found.planes[place] for place in sorted(places)):
+        try:
+            _, images = _read_planes(planes, ranges, options)
+        except ImportRefusedError:
+            continue  # told when the pair itself is read
+        alignment = measure_alignment(images[0].luminance, images[1].luminance)
+        problem = find_misalignment(alignment, planes[0].size, options.limits)
+        judged += 1
+        problems.extend([problem] if problem is not None else [])
+    if 2 * len(problems) > judged:
+        reason = f"{problems[len(problems) // 2]}, as do {len(problems)} of {judged} slices"
+        if options.registration == "refuse":
+            raise ImportRefusedError(
+                found.stacks.second.path, reason, f"{RESAMPLE}; or give --registration warn"
+            )
+        summary.notes.append(f"{found.stacks.second.path}: {reason}")
+    return replace(options, registration="off")
+
+
+def _read_planes(
+    planes: tuple[Plane, Plane], ranges: _Ranges, options: ImportOptions
+) -> tuple[tuple[Pixels, Pixels], tuple[Grey, Grey]]:
+    """Both planes' pixels and what is shown of them, if they may be fused. Raises ImportRefusedError."""
     read = planes[0].read(), planes[1].read()
-    images = tuple(
+    first, second = (
         _render(plane, pixels, choice, measured)
         for plane, pixels, choice, measured in zip(planes, read, options.windows, ranges, strict=True)
     )
-    _check_colours(planes, (images[0], images[1]), options.colour)
-    for plane, image in zip(planes, images, strict=True):
+    _check_colours(planes, (first, second), options.colour)
+    for plane, image in zip(planes, (first, second), strict=True):
         share = float((image.luminance > _BRIGHT).mean())
         if share < options.min_content or float(np.ptp(image.luminance)) == 0:
             raise ImportRefusedError(
                 plane.path, "is empty or nearly so", "nothing to do; or give another window or --min-content"
             )
-    information = _check_registration(planes, (images[0], images[1]), options, summary)
+    return read, (first, second)
+
+
+def _import_planes(
+    found: _Matched,
+    planes: tuple[Plane, Plane],
+    ranges: _Ranges,
+    key: PatientKey,
+    writer: DatasetWriter,
+    options: ImportOptions,
+    summary: ImportSummary,
+) -> ImportedPair:
+    read, images = _read_planes(planes, ranges, options)
+    information = _check_registration(planes, images, options, summary)
     geometry = planes[0].geometry or planes[1].geometry
     names = _name_modality(found.stacks.first.modality), _name_modality(found.stacks.second.modality)
     facts = PairFacts(

@@ -11,9 +11,9 @@ from PIL import Image, UnidentifiedImageError
 
 from fusion_model.importers.colour import Grey, split_colour
 from fusion_model.importers.errors import ImportRefusedError as ImportRefusedError
+from fusion_model.importers.stack import MAX_SIDE
 from fusion_model.pairs import ImagePair
 
-MAX_SIDE = 4096
 _PATIENT_COLUMNS = ("patient", "atlas_case")
 _DEPTHS = {"L": 255, "I;16": 65535}
 """Modes of grey PNG files, and their white."""

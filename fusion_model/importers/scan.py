@@ -10,8 +10,9 @@ from fusion_model.importers.nifti import Axis, is_nifti, read_volume, strip_suff
 from fusion_model.importers.raster import is_raster, read_raster
 from fusion_model.importers.stack import Found, Omission, Patient, Stack
 
-PATIENT_PATTERN = re.compile(r"([^_]+)")
-"""Of a file's name, where the file itself does not tell the patient: the part before the first underscore."""
+PATIENT_PATTERN = re.compile(r"([^_/.]+)")
+"""Where a file does not tell the patient its path in the imported folder does: by default the first folder's
+name, or the file's if it lies in none, up to an underscore or a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class ScanOptions:
     bits: int | None = None
     """Used bits of 16-bit PNG and TIFF files; None: as the file says, else 16."""
     pattern: re.Pattern[str] = PATIENT_PATTERN
-    """Its first group at the start of a file's name is the patient."""
+    """Its first group at the start of a file's path within the imported folder is the patient."""
 
 
 def scan(path: Path, options: ScanOptions) -> Found:
@@ -47,10 +48,10 @@ def scan(path: Path, options: ScanOptions) -> Found:
         try:
             if is_nifti(file):
                 name = _name(root, file, strip_suffix(file))
-                stacks.append(read_volume(file, name, _tell_patient(file, options), options.axis))
+                stacks.append(read_volume(file, name, _tell_patient(root, file, options), options.axis))
             elif is_raster(file):
                 name = _name(root, file, file.stem)
-                stacks.append(read_raster(file, name, _tell_patient(file, options), options.bits))
+                stacks.append(read_raster(file, name, _tell_patient(root, file, options), options.bits))
             elif is_dicom(file):
                 series.append(file)
             else:
@@ -84,9 +85,9 @@ def _name_series(root: Path, stack: Stack) -> Stack:
     return replace(stack, path=stack.path.parent)
 
 
-def _tell_patient(file: Path, options: ScanOptions) -> Patient:
-    found = options.pattern.match(file.name.split(".", 1)[0])
-    if found is None:
+def _tell_patient(root: Path, file: Path, options: ScanOptions) -> Patient:
+    found = options.pattern.match(file.relative_to(root).as_posix())
+    if found is None or not found[1]:
         raise ImportRefusedError(
             file,
             f"has a name that the patient pattern {options.pattern.pattern!r} does not match",

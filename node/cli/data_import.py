@@ -53,8 +53,9 @@ def import_images(
         int | None, typer.Option(help="Used bits of 16-bit PNG and TIFF files, such as 12", min=8, max=16)
     ] = None,
     patient_pattern: Annotated[
-        str, typer.Option(help="Its group, at the start of a file's name, is the patient (not for DICOM)")
-    ] = "([^_]+)",
+        str,
+        typer.Option(help="Its group, at the start of a path in the folder, is the patient (not of DICOM)"),
+    ] = "([^_/.]+)",
     colour: Annotated[
         str, typer.Option(help="Which may be in colour: either, first, second, none")
     ] = "either",

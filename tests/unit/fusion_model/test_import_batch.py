@@ -289,6 +289,32 @@ def test_unregistered_pairs_are_refused_or_noted(tmp_path: Path) -> None:
     assert any("looks flipped" in note for note in summary.notes)
 
 
+def test_volumes_are_judged_as_one(tmp_path: Path) -> None:
+    """One slice that looks wrong is no evidence against a volume; most of them are."""
+    pairs = build_phantoms(3, 1, 5, 96)
+    job = ImportJob(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
+    save_nifti(job.first, [pair.first for pair in pairs])
+    options = replace(FAST, registration="refuse")
+    for wrong, imported in ((1, 5), (4, 0)):
+        slices = [pair.second[::-1] if n < wrong else pair.second for n, pair in enumerate(pairs)]
+        save_nifti(job.second, slices)
+        summary = run(tmp_path, options, job, name=f"out{wrong}")
+        assert len(summary.pairs) == imported
+    assert "b.nii.gz looks flipped top-bottom against its twin" in get_reasons(summary)
+    assert "as do 4 of 5 slices" in get_reasons(summary)
+    assert summary.omissions[0].count == 5
+
+
+def test_folders_of_patients_tell_whose_pictures_lie_in_them(tmp_path: Path) -> None:
+    for pair in build_phantoms(1, 3, 2, 64):
+        for side, image in (("a", pair.first), ("b", pair.second)):
+            path = tmp_path / side / f"case-{pair.patient}" / "axial" / f"slice{pair.name[-1]}.png"
+            save(path, np.rint(image * 255).astype(np.uint8))
+    summary = run(tmp_path)
+    assert [pair.patient for pair in summary.pairs].count(0) == 2
+    assert len({pair.patient for pair in summary.pairs}) == 3
+
+
 def test_empty_and_absent_folders_are_told(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     summary = run(tmp_path)
