@@ -1,5 +1,6 @@
 """The torch twin: black, borders, integer weights; the configuration's counts and refusals."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image
 
 from fusion_model.config import NetworkConfig
 from fusion_model.fuse import build_figure, fuse_pair, fuse_planes, recolour, save_fusion_figure
-from fusion_model.gradients import compute_output_bias, convert_weights
+from fusion_model.gradients import compute_output_bias, convert_weights, split_weights
+from fusion_model.inference import fuse_image
 from fusion_model.initial import build_initial_weights
 from fusion_model.model import PolynomialFusion
 from fusion_model.pairs import ImagePair
@@ -87,6 +89,47 @@ def test_initial_weights_are_integers_near_the_plain_mean_and_follow_the_seed() 
     mean = 255 * (pair.first + pair.second) / 2
     assert np.abs(fuse_planes(config, weights, pair.planes) - mean).mean() < 10
     assert convert_weights((1 << 20, -(1 << 19))).tolist() == [1.0, -0.5]
+
+
+def test_initial_weights_of_equal_kernels_did_not_change_with_branches() -> None:
+    digests = [
+        hashlib.sha256(repr(build_initial_weights(NetworkConfig(), seed)).encode()).hexdigest()[:16]
+        for seed in (0, 7)
+    ]
+    assert digests == ["f6b29032d9ea46c7", "f4ce3839e991174e"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        NetworkConfig(patch=8, kernels=(1, 1, 3, 3, 3, 3, 5, 5), inputs=3),
+        NetworkConfig(kernels=(3,) * 8, inputs=16),
+        NetworkConfig(patch=5, kernels=(1, 5), second=1),
+    ],
+)
+def test_initial_weights_of_any_kernels_begin_near_the_plain_mean(config: NetworkConfig) -> None:
+    weights = build_initial_weights(config, 3)
+    assert len(weights) == config.parameters
+    pair = build_phantoms(3, 1, slices=1, size=64)[0]
+    planes = np.concatenate([pair.planes, np.zeros((config.inputs - 2, 64, 64))])
+    fused = fuse_image(config, weights, planes)
+    assert np.abs(fused - planes[:2].mean(axis=0)).mean() < 0.06
+
+
+def test_only_a_channels_own_kernel_is_trained() -> None:
+    config = NetworkConfig(patch=8, kernels=(1, 3, 5), inputs=3)
+    weights = np.random.default_rng(1).normal(0, 0.3, config.parameters)
+    network = PolynomialFusion(config, weights)
+    assert sum(parameter.numel() for parameter in network.parameters()) == config.parameters
+    network(torch.ones(1, 3, 8, 8, dtype=torch.float64)).sum().backward()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter -= 0.1 * parameter.grad
+        first = network.get_first()
+    assert not torch.equal(first, torch.from_numpy(split_weights(config, weights).first))
+    assert not first[0, :, [0, 1, 3, 4]].any()
+    assert not first[1, :, [0, 4]].any()
+    assert bool((first[2] != 0).all())
 
 
 def test_fused_images_are_clipped_bytes() -> None:
