@@ -1,13 +1,17 @@
 """Decrypted gradients and losses are those of the network in clear."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from he.context import PrivateContext, PublicContext
 from he.errors import MagnitudeError, MissingKeyError, ParameterError
+from he.formats import build_bundle_layout
 from he.gate import check_batch
 from he.gradient import compute_gradient_bundle, compute_loss_ciphertext
 from he.packing import decrypt_batch, decrypt_bundle, decrypt_loss, encrypt_batch
+from he.plan import build_plan, check_magnitudes
 from he.precision import (
     GRADIENT_TOLERANCE,
     GRADIENT_TOLERANCE_AT_SOURCE,
@@ -17,6 +21,7 @@ from he.precision import (
     Tolerance,
     compute_precision,
 )
+from he.primes import derive_primes
 from he.spec import PolynomialSpec
 from tests.he.conftest import World
 from tests.he.reference import (
@@ -152,6 +157,27 @@ def test_weights_that_could_wrap_are_refused(small: World) -> None:
     weights = tuple(16 * weight for weight in small.weights)
     with pytest.raises(MagnitudeError, match="gradient of w could reach"):
         compute_gradient_bundle(small.evaluator, small.spec, weights, small.batch)
+
+
+def test_a_longer_chain_trains_weights_that_the_training_chain_refuses(small: World) -> None:
+    params = replace(small.params, name="test-wide", primes=derive_primes(small.params.ring, (60,) * 6))
+    spec, weights = small.spec, tuple(32 * weight for weight in small.weights)
+    with pytest.raises(MagnitudeError):
+        check_magnitudes(build_plan(small.params, spec), weights, loss=False)
+    problem = make_problem(spec, 100, seed=6)
+    target, constant = compute_target(spec, problem)
+    private = PrivateContext.generate(params)
+    batch = encrypt_batch(private, spec, problem.inputs, target, constant)
+    bundle = compute_gradient_bundle(private.public, spec, weights, batch)
+    assert len(bundle) == build_bundle_layout(build_plan(params, spec)).length
+    expected = compute_gradients(params, spec, weights, problem)
+    # The errors of encryption grow with the weights as the gradients do.
+    assert np.abs(expected).max() > 2**20
+    tolerance = Tolerance(0.0, GRADIENT_TOLERANCE_AT_SOURCE.relative)
+    assert_gradients(spec, decrypt_bundle(private, spec, bundle)[:100], expected, tolerance)
+    losses = compute_losses(params, spec, weights, problem)
+    loss = compute_loss_ciphertext(private.public, spec, weights, batch)
+    assert LOSS_TOLERANCE_AT_SOURCE.accepts(decrypt_loss(private, spec, loss)[:100], losses)
 
 
 def test_wrong_number_of_weights_is_refused(small: World) -> None:
