@@ -18,6 +18,7 @@ from fusion_model.importers.batch import (
 from fusion_model.importers.batch import ImportSummary as ImportSummary
 from fusion_model.importers.errors import ImportRefusedError
 from fusion_model.importers.nifti import AXES
+from fusion_model.importers.png import read_splits
 from fusion_model.importers.registration import MAX_SHIFT, AlignmentLimits
 from fusion_model.importers.rendering import WindowChoice
 from fusion_model.importers.scan import PATIENT_PATTERN, ScanOptions
@@ -67,6 +68,29 @@ def run_import(request: ImportRequest, progress: ProgressHook | None = None) -> 
         return import_data(list_jobs(request), request.output, request.key_path, options, progress)
     except (ImportRefusedError, ValueError) as error:
         raise WorkloadError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPatients:
+    """Whom an imported manifest's splits allow for what; the test split's people are in neither."""
+
+    training: tuple[int, ...]
+    validation: tuple[int, ...]
+
+
+def get_split_patients(manifest: Path, modality: str | None = None) -> SplitPatients:
+    """The manifest's patients for training and validation. Raises WorkloadError if its splits are no use."""
+    try:
+        splits = read_splits(manifest, modality)
+    except ImportRefusedError as error:
+        raise WorkloadError(str(error)) from error
+    found = {
+        name: tuple(sorted(number for number, split in splits.items() if split == name))
+        for name in ("train", "validation")
+    }
+    if not found["train"]:
+        raise WorkloadError(f"{manifest}: no patient of the split train; import with a larger share for it")
+    return SplitPatients(found["train"], found["validation"])
 
 
 def parse_options(request: ImportRequest) -> ImportOptions:

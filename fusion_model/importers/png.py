@@ -71,6 +71,28 @@ def import_manifest(manifest: Path, modality: str | None = None) -> list[ImagePa
     ]
 
 
+def read_splits(manifest: Path, modality: str | None = None) -> dict[int, str]:
+    """Each patient's split, by the numbers that `import_manifest` gives; of the column `split`.
+
+    Raises ImportRefusedError if there is no such column, or a patient is in two splits.
+    """
+    rows = [row for row in _read_rows(manifest) if modality is None or row["modality"] == modality]
+    if any("split" not in row for row in rows):
+        raise ImportRefusedError(manifest, "lacks the column split", "`bmif data import` writes one")
+    column = next((name for name in _PATIENT_COLUMNS if rows and name in rows[0]), _PATIENT_COLUMNS[0])
+    numbers = _number_patients([row[column] for row in rows])
+    splits: dict[int, str] = {}
+    for row in rows:
+        number = numbers[row[column]]
+        if splits.setdefault(number, row["split"]) != row["split"]:
+            raise ImportRefusedError(
+                manifest,
+                f"has patient {number} in the splits {splits[number]} and {row['split']}",
+                "a patient must be in one split alone",
+            )
+    return splits
+
+
 def import_pair(first: Path, second: Path, name: str, patient: int) -> ImagePair:
     """One pair in [0, 1]; a coloured image gives its luminance and keeps its colours aside.
 

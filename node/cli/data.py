@@ -76,6 +76,12 @@ def encrypt(
     validation_patients: Annotated[
         int, typer.Option(help="How many patients (the last by number) are held for validation", min=0)
     ] = 0,
+    use_split: Annotated[
+        bool,
+        typer.Option(
+            "--use-split", help="Take whom to train on and to validate with from the manifest's splits"
+        ),
+    ] = False,
     patches_per_batch: Annotated[
         int | None, typer.Option(help="Patches of a batch [default: all slots of the preset]", min=1)
     ] = None,
@@ -90,12 +96,21 @@ def encrypt(
     from workloads.base import get_workload
     from workloads.encryption import ContributionPlan, EncryptionProgress
     from workloads.imaging import PairSource, choose_validation_patients, encrypt_pairs, load_pairs
+    from workloads.importing import get_split_patients
 
+    wanted = tuple(patient or ())
+    held: tuple[int, ...] | None = None
+    if use_split:
+        if manifest is None or wanted or validation_patients:
+            raise CliError("--use-split goes with --manifest, not with --patient or --validation-patients")
+        splits = get_split_patients(manifest, modality)
+        held = splits.validation if validation_batches else ()
+        wanted = splits.training + held
     pairs = load_pairs(
-        PairSource(
-            first, second, manifest, modality, phantoms, phantom_seed, first_phantom, tuple(patient or ())
-        )
+        PairSource(first, second, manifest, modality, phantoms, phantom_seed, first_phantom, wanted)
     )
+    if held is None:
+        held = choose_validation_patients(pairs, validation_patients)
     with tempfile.TemporaryDirectory() as scratch:
         with connect_operator(settings) as client:
             found = client.call(client.api.get_draft(parse_hash(draft, "draft").hex())).draft
@@ -105,7 +120,7 @@ def encrypt(
         plan = ContributionPlan(
             training_batches=training_batches,
             validation_batches=validation_batches,
-            validation_patients=choose_validation_patients(pairs, validation_patients),
+            validation_patients=held,
             seed=seed,
             patches_per_batch=patches_per_batch or get_workload(found.kind).get_slots(found.preset),
         )

@@ -14,6 +14,7 @@ from fusion_model.phantom import build_phantoms
 from node.cli.main import app
 from tests.medical import NUMBER, build_slices, save_nifti, save_series
 from workloads.imaging import PairSource, load_pairs
+from workloads.importing import SplitPatients, get_split_patients
 
 
 def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -49,7 +50,8 @@ def test_a_hospital_brings_dicom(tmp_path: Path) -> None:
     assert str(tmp_path / "mr" / "1") in done.stdout.replace("\n", "")
     pairs = load_pairs(PairSource(manifest=out / "manifest.csv", modality="CT-MRI"))
     assert len(pairs) == 3
-    assert load_pairs(PairSource(manifest=out / "train.csv")) is not None
+    assert len(load_pairs(PairSource(manifest=out / "train.csv"))) == 3
+    assert get_split_patients(out / "manifest.csv") == SplitPatients((pairs[0].patient,), ())
     with Image.open(out / "preview.png") as sheet:
         assert sheet.size[0] > 3 * 256
     assert NUMBER not in (out / "manifest.csv").read_text()
@@ -123,6 +125,29 @@ def test_what_can_not_be_done_ends_in_one_line(
     assert result.exit_code == 1
     assert error in result.stderr
     assert not (tmp_path / "set").exists()
+
+
+def test_encryption_follows_the_splits_of_an_import(tmp_path: Path) -> None:
+    """Options that contradict the manifest are refused before a node is asked for anything."""
+    net = tmp_path / "net"
+    made = CliRunner().invoke(app, ["testnet", "init", "--nodes", "2", "--dir", str(net), "--json"])
+    config = json.loads(made.stdout)[0]["config"]
+    manifest = tmp_path / "manifest.csv"
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "a.png")
+    header = "id,modality,file_a,file_b,patient,split\n"
+    manifest.write_text(header + "x,CT,a.png,a.png,1,train\ny,CT,a.png,a.png,2,test\n")
+    encrypt = ["data", "encrypt", "00" * 32, "-o", str(tmp_path / "out"), "--config", config, "--use-split"]
+    for arguments, error in (
+        (
+            ["--manifest", str(manifest), "--patient", "1"],
+            "--use-split goes with --manifest, not with --patient",
+        ),
+        (["--phantoms", "2"], "--use-split goes with --manifest"),
+        (["--manifest", str(manifest), "--modality", "PET"], "no patient of the split train"),
+    ):
+        result = CliRunner().invoke(app, [*encrypt, *arguments])
+        assert result.exit_code == 1
+        assert error in result.stderr.replace("\n", " ")
 
 
 def test_readers_load_neither_torch_nor_encryption() -> None:

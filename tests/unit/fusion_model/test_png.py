@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from fusion_model.fuse import recolour
-from fusion_model.importers.png import ImportRefusedError, import_folders, import_manifest, import_pair
+from fusion_model.importers.png import (
+    ImportRefusedError,
+    import_folders,
+    import_manifest,
+    import_pair,
+    read_splits,
+)
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -130,3 +136,15 @@ def test_broken_manifests_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "outside.png", draw())
     with pytest.raises(ImportRefusedError, match=r"names \.\./outside\.png"):
         import_manifest(write_manifest(folder, "x,MRI-CT,../outside.png,a.png,1"))
+
+
+def test_splits_are_of_patients(tmp_path: Path) -> None:
+    header = "id,modality,file_a,file_b,patient,split"
+    rows = ["x,CT,a.png,a.png,41,train", "y,CT,a.png,a.png,7,test", "z,PET,a.png,a.png,8,validation"]
+    manifest = write_manifest(tmp_path, *rows, header=header)
+    assert read_splits(manifest) == {41: "train", 7: "test", 8: "validation"}
+    assert read_splits(manifest, "CT") == {41: "train", 7: "test"}
+    with pytest.raises(ImportRefusedError, match="patient 7 in the splits test and train"):
+        read_splits(write_manifest(tmp_path, *rows, "w,CT,a.png,a.png,7,train", header=header))
+    with pytest.raises(ImportRefusedError, match="lacks the column split"):
+        read_splits(write_manifest(tmp_path, "x,CT,a.png,a.png,41"))

@@ -77,7 +77,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 COMMANDS = [
     "run", "status", "fuse", "evaluate", "testnet init", "testnet up", "testnet down", "testnet status",
     "task draft", "task contribute", "task publish", "task expire", "task list", "task show", "task watch",
-    "data encrypt", "model export", "keys show", "keys new", "ledger check", "ledger rebuild",
+    "data encrypt", "data import", "model export", "keys show", "keys new", "ledger check", "ledger rebuild",
     "ledger export", "config check",
 ]  # fmt: skip
 
