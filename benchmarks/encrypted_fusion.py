@@ -118,7 +118,7 @@ def fuse_in_clear(spec: FusionSpec, weights: tuple[int, ...], pair: ImagePair) -
             hidden += ndimage.correlate(plane, kernel * UNIT, mode="constant")
         change += ndimage.correlate(hidden**2, second * UNIT, mode="constant")
     inner = slice(margin, -margin or None)
-    fused: Floats = skip + change[inner, inner]
+    fused: Floats = skip + np.minimum(1, 32 * planes[:2].max(axis=0)) * change[inner, inner]
     return fused
 
 

@@ -10,6 +10,9 @@ from fusion_model.gradients import Array, convert_weights, split_weights
 
 Floats32 = npt.NDArray[np.float32]
 
+FADE_SLOPE = 32.0
+"""At fusing, what the network adds fades where both images are darker than 1/32 (8 grey levels of 255)."""
+
 _WINDOW_NUMBERS = 2**18
 """Numbers of the windows that are worked on at once: a megabyte stays in the processor's cache."""
 
@@ -21,8 +24,8 @@ def fuse_image(
 
     `weights` are integers in units of 2^-20; `skip` (H, W) is the image that the network adds to, the mean
     of the first two planes if None. The network's part is computed in 32-bit floats, to within 1e-5 of its
-    largest value; black stays exactly black. Raises ValueError on wrong shapes and on an image too small to
-    reflect.
+    largest value; it fades at black (`compute_fade`), which stays exactly the skip. Raises ValueError on
+    wrong shapes and on an image too small to reflect.
     """
     if planes.ndim != 3 or len(planes) != config.inputs:
         raise ValueError(f"expected planes of shape ({config.inputs}, H, W), got {planes.shape}")
@@ -35,7 +38,16 @@ def fuse_image(
     m = config.margin
     padded = np.pad(planes.astype(np.float32), ((0, 0), (m, m), (m, m)), mode="reflect")
     change = compute_change(config, convert_weights(weights), padded)
-    return np.asarray(base + change, dtype=np.float64)
+    return np.asarray(base + compute_fade(planes[0], planes[1]) * change, dtype=np.float64)
+
+
+def compute_fade(first: Array, second: Array) -> Array:
+    """What F - S is multiplied with at fusing, (H, W): min(1, 32 max(A, B)).
+
+    The network's window reaches from an edge into the background beside it. What it adds there is small but
+    counts as structure where there is none. Training does not know of it: its patches are hardly ever dark.
+    """
+    return np.asarray(np.minimum(1.0, FADE_SLOPE * np.maximum(first, second)), dtype=np.float64)
 
 
 def compute_change(config: NetworkConfig, weights: npt.ArrayLike, planes: Floats32) -> Floats32:

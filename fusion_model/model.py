@@ -21,6 +21,7 @@ from fusion_model.gradients import (
     convert_weights,
     split_weights,
 )
+from fusion_model.inference import FADE_SLOPE
 
 __all__ = ["PolynomialFusion", "compute_patch_gradients", "compute_patch_losses"]
 
@@ -69,10 +70,11 @@ class PolynomialFusion(nn.Module):
         return base[:, m : base.shape[1] - m, m : base.shape[2] - m] + change
 
     def fuse(self, inputs: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Fused images (N, H, W) of the inputs' size, by reflection at the border."""
+        """Fused images (N, H, W) of the inputs' size, by reflection at the border; see `compute_fade`."""
         m = self.config.margin
         planes = functional.pad(inputs, (m, m, m, m), mode="reflect")
-        if skip is not None:
-            # The border is cut off again: what stands in it does not matter.
-            skip = functional.pad(skip, (m, m, m, m))
-        return self.forward(planes, skip)
+        base = inputs[:, :2].mean(dim=1) if skip is None else skip
+        # The border is cut off again: what stands in it does not matter.
+        change = self.forward(planes, functional.pad(base, (m, m, m, m))) - base
+        fade = torch.clamp(FADE_SLOPE * inputs[:, :2].amax(dim=1), max=1.0)
+        return base + fade * change

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fusion_model.importers.png import ImportRefusedError, import_pair
+from fusion_model.inference import compute_fade
 from fusion_model.pairs import ImagePair
 from fusion_model.pictures import ByteImage, convert_to_bytes, encode_png, recolour
 from fusion_model.prepared import prepare_inputs
@@ -112,6 +113,7 @@ class FusionRequest:
 
         spec = FusionSpec.decode(model)
         planes, self._skip = build_planes(spec, pair)
+        self._fade = compute_fade(planes[0], planes[1])
         self._chroma = pair.chroma
         height, width = planes.shape[1:]
         slots = fusion.params.slots
@@ -179,7 +181,7 @@ class FusionRequest:
         found = [result for result in self._results if result is not None]
         if len(found) != self.parts:
             raise WorkloadError(f"{self.parts - len(found)} of {self.parts} results are missing")
-        luminance = self._skip + join_tiles(np.concatenate(found), *self._skip.shape)
+        luminance = self._skip + self._fade * join_tiles(np.concatenate(found), *self._skip.shape)
         grey = convert_to_bytes(luminance)
         return FusedPair(grey if self._chroma is None else recolour(grey, self._chroma), luminance)
 

@@ -54,5 +54,6 @@ def fuse_in_clear(pair: ImagePair, weights: tuple[int, ...] = WEIGHTS) -> NDArra
     margin = SPEC.circuit.margin
     bordered = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
     params = get_params("ckks-8192-60x3")
-    fused: NDArray[np.float64] = skip + compute_forward(params, SPEC.circuit, weights, bordered[None])[1][0]
+    change = compute_forward(params, SPEC.circuit, weights, bordered[None])[1][0]
+    fused: NDArray[np.float64] = skip + np.minimum(1, 32 * planes[:2].max(axis=0)) * change
     return fused
