@@ -26,10 +26,10 @@ class TeacherSettings:
 
     config: BackboneConfig = field(default_factory=BackboneConfig)
     loss: LossWeights = field(default_factory=LossWeights)
-    steps: int = 400
-    crops: int = 8
+    steps: int = 600
+    crops: int = 4
     """Crops a step."""
-    rate: float = 3e-3
+    rate: float = 5e-3
     """Peak rate of Adam; it warms up over a twentieth of the steps and falls by a cosine to 0."""
     seed: int = 0
 
