@@ -277,11 +277,11 @@ def write_document(
         f"of wall time on one core ({platform.machine()}, Python {platform.python_version()}), shared with "
         f"other work; seed {SEED}.",
         "",
-        f"Pairs of the Harvard Whole Brain Atlas, {folds} folds by patient (number modulo {folds}, the same in "
-        f"all modalities); of each fold's unseen pairs every {every}th is measured. All networks are "
-        f"F = S + sum v (w * X + b)^2 + d, trained on {PATCHES} patches to convergence of the quadratic loss. "
-        "Figures are differences from pixel maximum on the same pairs. The last column counts the metrics, of "
-        "six, that are not behind the same difference of CDDFuse's medical model (published figures, other "
+        f"Pairs of the Harvard Whole Brain Atlas, {folds} folds by patient (number modulo {folds}, in all "
+        f"modalities); of each fold's unseen pairs every {every}th is measured. All networks are "
+        f"F = S + sum v (w * X + b)^2 + d, trained on {PATCHES} patches until the quadratic loss converged. "
+        "Figures are differences from pixel maximum on the same pairs. The last column counts the metrics, "
+        "of six, that are not behind the same difference of CDDFuse's medical model (published figures, other "
         "pairs).",
     ]
     for modality in MODALITIES:
