@@ -124,9 +124,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="weights file to write")
     options = parser.parse_args()
 
+    groups: dict[str, list[ImagePair]] = {}
     if options.data is None:
         settings = PUBLIC_SETTINGS
-        training, groups = build_public_pairs(options.seed + 1, options.pairs), {}
+        training = build_public_pairs(options.seed + 1, options.pairs)
     else:
         settings = FULL_SETTINGS
         training, groups = load_groups(options.data, options.held, options.modality)
