@@ -168,6 +168,11 @@ def _is_identified(matched: Sequence[_Matched]) -> bool:
 
 
 def _match(job: ImportJob, options: ImportOptions, summary: ImportSummary) -> list[_Matched]:
+    if job.first.resolve() == job.second.resolve():
+        summary.omissions.append(
+            Omission(job.first, "is given for both modalities", "name the other modality's file or folder")
+        )
+        return []
     sides = []
     for path in (job.first, job.second):
         try:

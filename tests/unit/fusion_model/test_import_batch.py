@@ -321,6 +321,8 @@ def test_empty_and_absent_folders_are_told(tmp_path: Path) -> None:
     assert "a is an empty folder; name the folder that holds the images" in get_reasons(summary)
     assert "b does not exist" in get_reasons(summary)
     assert not summary.pairs
+    twice = run(tmp_path, FAST, ImportJob(tmp_path / "a", tmp_path / "a"))
+    assert "is given for both modalities" in get_reasons(twice)
 
 
 def test_outputs_and_keys_are_not_overwritten(tmp_path: Path) -> None:
