@@ -130,7 +130,9 @@ class Workload(Protocol):
         """Most patches of one batch."""
         ...
 
-    def build_initial_weights(self, model: bytes, seed: int) -> tuple[int, ...]: ...
+    def build_initial_weights(self, model: bytes, seed: int, start: str = "fresh") -> tuple[int, ...]:
+        """Starting weights: `fresh` from the seed alone, `pretrained` fitted in clear to public data."""
+        ...
 
     def run_check_keys(self, preset: str, public_key: Path, relin_keys: Path) -> None:
         """Raises unless both files would be safe to load."""

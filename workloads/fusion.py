@@ -33,6 +33,8 @@ KIND = "fusion-training"
 SPEC_VERSION = 2
 MAX_MODEL_BYTES = 1024
 MAX_LEVELS = 4095
+STARTS = ("fresh", "pretrained")
+"""Where a task's weights may start; they are data of its publication."""
 MAX_PLANES = 14
 """With the two images the most inputs of a circuit."""
 MAX_NAME = 32
@@ -225,10 +227,17 @@ class FusionTraining:
     def get_slots(self, preset: str) -> int:
         return self.get_params(preset).slots
 
-    def build_initial_weights(self, model: bytes, seed: int) -> tuple[int, ...]:
-        from fusion_model.initial import build_initial_weights
+    def build_initial_weights(self, model: bytes, seed: int, start: str = "fresh") -> tuple[int, ...]:
+        spec = FusionSpec.decode(model)
+        if start == "fresh":
+            from fusion_model.initial import build_initial_weights
 
-        return build_initial_weights(FusionSpec.decode(model).network, seed)
+            return build_initial_weights(spec.network, seed)
+        if start != "pretrained":
+            raise WorkloadError(f"start {start!r} is unknown; known are {', '.join(STARTS)}")
+        from fusion_model.pretrained import build_pretrained_weights
+
+        return build_pretrained_weights(spec.network, spec.settings, seed)
 
     def run_check_keys(self, preset: str, public_key: Path, relin_keys: Path) -> None:
         from workloads.jobs import check_keys

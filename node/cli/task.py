@@ -318,6 +318,9 @@ def publish(
     batch_fee: Annotated[int, typer.Option(help="Fee a credited batch, smallest units", min=0)] = 1,
     bond: Annotated[int, typer.Option(help="Bond, returned at the task's end, smallest units", min=0)] = 1000,
     deadline_hours: Annotated[float, typer.Option(help="Hours until the task may be expired", min=0.01)] = 24,
+    initial: Annotated[
+        str, typer.Option(help="Weights to start from: fresh, or pretrained in clear on phantoms")
+    ] = "fresh",
     seed: Annotated[int, typer.Option(help="Seed of initial weights and order of batches", min=0)] = 0,
     config: ConfigOption = None,
     timeout: TimeoutOption = 120,
@@ -344,7 +347,7 @@ def publish(
         scale = 2.0 ** (SHIFT + 20 - core.gradient_scale_bits) / per_step
         rates = build_rates(learning_rate, final_rate, core.max_gradient_openings, scale)
         workload = get_workload(core.kind)
-        weights = workload.build_initial_weights(core.model, seed)
+        weights = workload.build_initial_weights(core.model, seed, initial)
         workload.check_weights(core.preset, core.model, weights)
         schedule = tuple(range(0, core.max_gradient_openings + 1, loss_every))[: core.max_loss_openings]
         publication = PublishTask(

@@ -195,3 +195,14 @@ def test_an_observer_loads_neither_encryption_nor_training() -> None:
         "assert not {'torch', 'Pyfhel', 'he.backend'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_weights_start_fresh_or_pretrained() -> None:
+    model = FusionSpec(patch=5, kernels=(3,)).encode()
+    fresh = FusionTraining().build_initial_weights(model, 1)
+    assert fresh == FusionTraining().build_initial_weights(model, 1, "fresh")
+    pretrained = FusionTraining().build_initial_weights(model, 1, "pretrained")
+    assert len(pretrained) == len(fresh)
+    assert pretrained != fresh
+    with pytest.raises(WorkloadError, match="known are fresh, pretrained"):
+        FusionTraining().build_initial_weights(model, 1, "random")
