@@ -281,8 +281,8 @@ def write_document(
         f"modalities); of each fold's unseen pairs every {every}th is measured. All networks are "
         f"F = S + sum v (w * X + b)^2 + d, trained on {PATCHES} patches until the quadratic loss converged. "
         "Figures are differences from pixel maximum on the same pairs. The last column counts the metrics, "
-        "of six, that are not behind the same difference of CDDFuse's medical model (published figures, other "
-        "pairs).",
+        "of six, that are not behind the same difference of CDDFuse's medical model (published figures, "
+        "other pairs).",
     ]
     for modality in MODALITIES:
         published = " | ".join(f"{value:+.2f}" for value in PUBLISHED[modality])
