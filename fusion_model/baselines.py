@@ -1,5 +1,7 @@
 """Fusion rules without training, to measure a network against."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -36,6 +38,14 @@ def fuse_laplacian(first: GreyImage, second: GreyImage, levels: int = 4) -> Grey
     for detail in reversed(details):
         fused = _expand(fused, detail.shape) + detail
     return np.clip(np.rint(fused), 0, 255).astype(np.uint8)
+
+
+BASELINES: dict[str, Callable[[GreyImage, GreyImage], GreyImage]] = {
+    "average": fuse_average,
+    "maximum": fuse_maximum,
+    "laplacian": fuse_laplacian,
+}
+"""The methods that a model is always shown beside, by name."""
 
 
 def _blur(image: Array) -> Array:

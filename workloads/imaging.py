@@ -1,17 +1,15 @@
-"""Images by file name, for commands: import pairs, encrypt them for a draft, fuse, evaluate.
+"""Images by file name, for commands: import pairs, encrypt them for a draft.
 
-Encryption and torch are imported by the calls that need them, and no call needs both: processes that
-had loaded the two libraries were seen to abort now and then as they ended. The cause is not known.
+Encryption is imported by the call that needs it. It and torch are never in one process: processes that had
+loaded the two libraries were seen to abort now and then as they ended. The cause is not known.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from fusion_model.importers.png import ImportRefusedError, import_folders, import_manifest, import_pair
+from fusion_model.importers.png import ImportRefusedError, import_folders, import_manifest
 from fusion_model.pairs import ImagePair
 from fusion_model.phantom import build_phantoms
 from workloads.base import WorkloadError
@@ -94,52 +92,3 @@ def encrypt_pairs(
         return encrypt_contribution(context, FusionSpec.decode(model), pairs, plan, directory, progress)
     except HeError as error:
         raise WorkloadError(f"public key or batch: {error}") from error
-
-
-def fuse_files(
-    model: bytes,
-    weights: Sequence[int],
-    first: Path,
-    second: Path,
-    output: Path,
-    figure: Path | None = None,
-) -> tuple[int, int]:
-    """Writes the fused PNG, and a figure of it beside its sources; returns (width, height)."""
-    from fusion_model.fuse import fuse_pair, save_fusion_figure
-
-    network = FusionSpec.decode(model).network
-    try:
-        pair = import_pair(first, second, first.stem, 0)
-        fused = fuse_pair(network, weights, pair)
-    except (ImportRefusedError, ValueError) as error:
-        raise WorkloadError(str(error)) from error
-    Image.fromarray(fused).save(output, format="PNG")
-    if figure is not None:
-        save_fusion_figure(figure, network, weights, pair, (first.stem, second.stem))
-    return fused.shape[1], fused.shape[0]
-
-
-def evaluate_pairs(
-    model: bytes, weights: Sequence[int], pairs: Sequence[ImagePair]
-) -> dict[str, dict[str, float]]:
-    """Mean metrics of the model and of the methods to beat, by method and metric."""
-    from fusion_model.baselines import fuse_average, fuse_laplacian, fuse_maximum
-    from fusion_model.fuse import convert_to_bytes, fuse_planes
-    from fusion_model.metrics import FusionMetrics, compute_mean_metrics, compute_metrics
-
-    network = FusionSpec.decode(model).network
-    results: dict[str, list[FusionMetrics]] = {"model": [], "average": [], "maximum": [], "laplacian": []}
-    for pair in pairs:
-        first, second = convert_to_bytes(pair.first), convert_to_bytes(pair.second)
-        fused = {
-            "model": fuse_planes(network, weights, pair.planes),
-            "average": fuse_average(first, second),
-            "maximum": fuse_maximum(first, second),
-            "laplacian": fuse_laplacian(first, second),
-        }
-        for method, image in fused.items():
-            try:
-                results[method].append(compute_metrics(first, second, image))
-            except ValueError as error:
-                raise WorkloadError(f"{pair.name}: {error}") from error
-    return {method: asdict(compute_mean_metrics(figures)) for method, figures in results.items()}

@@ -7,11 +7,13 @@ from node.cli import (
     config,
     data,
     encrypted_fuse,
+    evaluate,
     fuse,
     governance,
     keys,
     ledger,
     light,
+    model,
     run,
     task,
     testnet,
@@ -31,12 +33,12 @@ app.command("run")(run.run)
 app.command("status")(run.status)
 app.command("fuse")(fuse.fuse)
 app.command("fuse-encrypted")(encrypted_fuse.fuse_encrypted)
-app.command("evaluate")(fuse.evaluate)
+app.command("evaluate")(evaluate.evaluate)
 app.command("audit")(audit.audit)
 app.add_typer(testnet.app, name="testnet")
 app.add_typer(task.app, name="task")
 app.add_typer(data.app, name="data")
-app.add_typer(fuse.model_app, name="model")
+app.add_typer(model.app, name="model")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(light.app, name="light")
