@@ -46,7 +46,7 @@ format: setup  ## Rewrites the sources in the project's style
 bench: setup  ## Speed and memory, against the figures the project promises
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
-results: setup  ## The demo on real image pairs (BMIF_DATA=folder that holds fusion/), with the metric table
+results: setup  ## Real pairs mined (BMIF_DATA=folder that holds fusion/), with metrics; ARGS=--full: every fold
 	$(BIN)/python -m benchmarks.results $(ARGS)
 
 fuzz: setup  ## Coverage-guided fuzzing of every decoder (ARGS="--seconds 600 --target 'codec.*' --keep")

@@ -35,17 +35,20 @@ class TestbedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contributor:
-    """A hospital and the pairs that it encrypts, one training and one validation batch of them."""
+    """A hospital and the pairs that it encrypts."""
 
     node: str
     source: PairSource
     validation_patients: int
     """How many patients, the last by number, are held for validation."""
+    training_batches: int = 1
+    validation_batches: int = 1
 
     def build_arguments(self) -> list[str]:
         """Options of `bmif data encrypt`."""
         source = self.source
-        arguments = ["--training-batches", "1", "--validation-batches", "1"]
+        arguments = ["--training-batches", str(self.training_batches)]
+        arguments += ["--validation-batches", str(self.validation_batches)]
         arguments += ["--validation-patients", str(self.validation_patients)]
         if source.manifest is not None:
             arguments += ["--manifest", str(source.manifest), "--modality", source.modality or ""]
@@ -165,7 +168,7 @@ class Testbed:
         contributions: list[str] = []
         for contributor in recipe.contributors:
             config = self.config(contributor.node)
-            encrypted = self.directory / f"{contributor.node}-encrypted"
+            encrypted = self.directory / f"{contributor.node}-encrypted-{draft[:12]}"
             arguments = ("-o", str(encrypted), *contributor.build_arguments(), "--config", config)
             self.bmif("data", "encrypt", draft, *arguments)
             made = self.bmif_json("task", "contribute", str(encrypted), "--config", config)

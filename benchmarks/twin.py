@@ -3,38 +3,49 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from benchmarks.testbed import Contributor
 from consensus.optimizer import apply_opening
 from consensus.task import Draft, PublishTask
 from fusion_model.train import Clipping, TrainingBatch, TrainingStep, train_twin
 from workloads.fusion import WORKLOAD, FusionSpec
-from workloads.imaging import PairSource, choose_validation_patients, load_pairs
+from workloads.imaging import choose_validation_patients, load_pairs
 from workloads.noise import draw_gaussian
 
 SEED_OF_CHOICE = 1
 """Default seed of `bmif data encrypt`."""
 
 
-def run_twin(
-    draft: Draft,
-    publication: PublishTask,
-    contributions: Sequence[tuple[PairSource, int]],
-    noise_secret: bytes,
-) -> Iterator[TrainingStep]:
-    """Every step of the task in clear; `contributions` are (pairs, validation patients) in task order.
-
-    The noise has the task's strength but draws of its own: the custody's are bound to the exact sums.
-    """
+def build_twin_batches(
+    spec: FusionSpec, slots: int, contributors: Sequence[Contributor]
+) -> tuple[list[TrainingBatch], list[TrainingBatch]]:
+    """What the contributors encrypt, before encryption: training and validation batches in task order."""
     from workloads.encryption import ContributionPlan, build_clear_batches
 
-    spec = FusionSpec.decode(draft.model)
-    slots = WORKLOAD.get_slots(draft.preset)
     training, validation = [], []
-    for source, held in contributions:
-        pairs = load_pairs(source)
-        plan = ContributionPlan(1, 1, choose_validation_patients(pairs, held), SEED_OF_CHOICE, slots)
+    for contributor in contributors:
+        pairs = load_pairs(contributor.source)
+        plan = ContributionPlan(
+            contributor.training_batches,
+            contributor.validation_batches,
+            choose_validation_patients(pairs, contributor.validation_patients),
+            SEED_OF_CHOICE,
+            slots,
+        )
         own_training, own_validation = build_clear_batches(spec, pairs, plan, slots)
         training += [TrainingBatch(batch.inputs, batch.target) for batch in own_training]
         validation += [TrainingBatch(batch.inputs, batch.target) for batch in own_validation]
+    return training, validation
+
+
+def run_twin(
+    draft: Draft, publication: PublishTask, contributors: Sequence[Contributor], noise_secret: bytes
+) -> Iterator[TrainingStep]:
+    """Every step of the task in clear; `contributors` in the order of the task's contributions.
+
+    The noise has the task's strength but draws of its own: the custody's are bound to the exact sums.
+    """
+    spec = FusionSpec.decode(draft.model)
+    training, validation = build_twin_batches(spec, WORKLOAD.get_slots(draft.preset), contributors)
     return train_twin(
         spec.network,
         publication.initial_weights,
@@ -57,13 +68,13 @@ def run_twin(
 def collect_twin(
     draft: Draft,
     publication: PublishTask,
-    contributions: Sequence[tuple[PairSource, int]],
+    contributors: Sequence[Contributor],
     noise_secret: bytes,
     last: int,
 ) -> list[TrainingStep]:
     """`run_twin` up to step `last`."""
     steps = []
-    for step in run_twin(draft, publication, contributions, noise_secret):
+    for step in run_twin(draft, publication, contributors, noise_secret):
         steps.append(step)
         if step.step == last:
             break

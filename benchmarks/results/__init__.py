@@ -1,0 +1,1 @@
+"""Real images: what is mined beside its clear twin, the full network and the methods to beat."""

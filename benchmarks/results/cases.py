@@ -1,0 +1,145 @@
+"""What is mined for each modality: model, targets, schedule; chosen in clear (docs/ABLATION.md)."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.results.folds import Fold, Hospital
+from benchmarks.testbed import Contributor, Recipe
+from fusion_model.train import Clipping
+from node.cli.task import SHIFT, build_rates
+from workloads.fusion import FusionSpec
+from workloads.imaging import PairSource
+
+SCALE_BITS = 20
+WEIGHT_BOUND = 4
+PRESET = "ckks-16384-60x5"
+REWARD = 1000
+FALLS = (0.6, 0.4, 0.25)
+"""Rungs lie where this share of the way from the first loss to the rehearsed last one is left..."""
+LAST = 1.25
+"""...and the last at this multiple of the rehearsed one: noise must not keep the task from its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Hyperparameters in plain numbers, as `bmif task draft` and `publish` take them."""
+
+    steps: int = 60
+    rate: float = 0.115
+    final_rate: float = 0.2
+    clip: float = 0.5
+    noise: float = 32.0
+    """Standard deviation of the noise of an opened gradient sum, in clips; 0 for a task without privacy."""
+    loss_clip: float = 0.125
+    loss_noise: float = 5.0
+    loss_every: int = 5
+    batches: int = 2
+    """Training batches of a task, and batches a step."""
+    validation_batches: int = 2
+    initial: str = "fresh"
+    """Where weights start: `fresh`, so that all they know was learnt under encryption, or `pretrained`."""
+    seed: int = 0
+
+    @property
+    def clipping(self) -> Clipping:
+        unit = 1 << SCALE_BITS
+        return Clipping(round(self.clip * unit), SCALE_BITS, round(self.loss_clip * unit), SCALE_BITS)
+
+    @property
+    def loss_openings(self) -> int:
+        return self.steps // self.loss_every + 1
+
+    def build_learning_rates(self, patches: int) -> tuple[int, ...]:
+        """Integers of the optimiser where a step sums over `patches`."""
+        return build_rates(self.rate, self.final_rate, self.steps, 2.0**SHIFT / patches)
+
+    def get_draft_options(self) -> tuple[str, ...]:
+        return (
+            "--steps", str(self.steps), "--loss-openings", str(self.loss_openings), "--clip", str(self.clip),
+            "--noise", str(self.noise), "--loss-clip", str(self.loss_clip),
+            "--loss-noise", str(self.loss_noise), "--batches", str(self.batches),
+            "--batches-per-step", str(self.batches), "--scale-bits", str(SCALE_BITS),
+            "--weight-bound", str(WEIGHT_BOUND), "--preset", PRESET,
+        )  # fmt: skip
+
+    def get_publish_options(self) -> tuple[str, ...]:
+        return (
+            "--batches-per-step", str(self.batches), "--learning-rate", str(self.rate),
+            "--final-rate", str(self.final_rate), "--loss-every", str(self.loss_every),
+            "--initial", self.initial, "--seed", str(self.seed),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One modality of the manifest and the task that suits it."""
+
+    modality: str
+    label: str
+    spec: FusionSpec
+    schedule: Schedule
+
+    def get_model_options(self) -> tuple[str, ...]:
+        """The model as options of `bmif task draft`."""
+        spec = self.spec
+        return (
+            "--patch", str(spec.patch), "--kernels", ",".join(map(str, spec.kernels)),
+            "--second", str(spec.second), "--planes", ",".join(spec.planes), "--skip", spec.skip,
+            "--target", spec.target, "--gradient-weight", str(spec.gradient_weight),
+        )  # fmt: skip
+
+    def build_contributors(self, fold: Fold, manifest: Path) -> tuple[Contributor, ...]:
+        """The hospitals of a fold; its batches are split evenly over those with patients for them."""
+        trainers = sum(bool(hospital.training) for hospital in fold.hospitals)
+        holders = sum(bool(hospital.validation) for hospital in fold.hospitals)
+
+        def build(hospital: Hospital) -> Contributor:
+            return Contributor(
+                hospital.node,
+                PairSource(manifest=manifest, modality=self.modality, patients=hospital.patients),
+                len(hospital.validation),
+                self.schedule.batches // trainers if hospital.training else 0,
+                self.schedule.validation_batches // holders if hospital.validation else 0,
+            )
+
+        return tuple(build(hospital) for hospital in fold.hospitals)
+
+    def build_recipe(self, fold: Fold, manifest: Path, rungs: tuple[str, ...]) -> Recipe:
+        return Recipe(
+            f"{self.label} fusion, fold {fold.number}",
+            self.build_contributors(fold, manifest),
+            rungs,
+            self.get_model_options() + self.schedule.get_draft_options(),
+            self.schedule.get_publish_options(),
+        )
+
+
+def build_rungs(first: float, last: float) -> tuple[str, ...]:
+    """The ladder between a rehearsal's first and last validation loss."""
+    targets = [last + share * (first - last) for share in FALLS] + [LAST * last]
+    if any(b >= a for a, b in pairwise([first, *targets])):
+        raise ValueError(f"a loss of {first:.5f} that falls to {last:.5f} gives no ladder")
+    return tuple(f"{target:.6f}:{REWARD}" for target in targets)
+
+
+CASES = (
+    Case(
+        "MRI-CT",
+        "MRI and CT",
+        FusionSpec(planes=("contrast",), skip="maximum", target="shaded", gradient_weight=4),
+        Schedule(loss_clip=0.02),
+    ),
+    Case(
+        "MRI-PET",
+        "MRI and PET",
+        FusionSpec(target="overlay", gradient_weight=4),
+        Schedule(steps=80, rate=0.2, loss_clip=0.05),
+    ),
+    Case(
+        "MRI-SPECT",
+        "MRI and SPECT",
+        FusionSpec(target="overlay", gradient_weight=4),
+        Schedule(steps=80, rate=0.2, loss_clip=0.05),
+    ),
+)
