@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--held", type=int, nargs="+", default=[3, 4, 28, 40, 41], help="patients held back")
     parser.add_argument("--width", type=int, help="channels of the trunk")
     parser.add_argument("--modality", help="train and measure on this modality of the manifest alone")
+    parser.add_argument("--correlation", type=float, help="weight of the correlations of differences")
     parser.add_argument("--steps", type=int, help="optimiser steps")
     parser.add_argument("--pairs", type=int, default=500, help="simulated pairs")
     parser.add_argument("--seed", type=int, default=0)
@@ -134,6 +135,9 @@ def main() -> None:
     settings = replace(
         settings,
         config=replace(settings.config, width=options.width or settings.config.width),
+        loss=settings.loss
+        if options.correlation is None
+        else replace(settings.loss, correlation=options.correlation),
         steps=options.steps or settings.steps,
         seed=options.seed,
     )
