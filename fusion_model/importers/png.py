@@ -71,6 +71,18 @@ def import_manifest(manifest: Path, modality: str | None = None) -> list[ImagePa
     ]
 
 
+def list_manifest(manifest: Path, modality: str | None = None) -> list[tuple[Path, Path]]:
+    """The files of a manifest's pairs, unread. Raises ImportRefusedError for a manifest that is none."""
+    rows = [row for row in _read_rows(manifest) if modality is None or row["modality"] == modality]
+    if not rows:
+        raise ImportRefusedError(
+            manifest, f"has no pair of modality {modality}" if modality else "has no pair"
+        )
+    return [
+        (_resolve_inside(manifest, row["file_a"]), _resolve_inside(manifest, row["file_b"])) for row in rows
+    ]
+
+
 def read_splits(manifest: Path, modality: str | None = None) -> dict[int, str]:
     """Each patient's split, by the numbers that `import_manifest` gives; of the column `split`.
 
