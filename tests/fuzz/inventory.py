@@ -57,6 +57,10 @@ OWN = "reads what this process, or its operator's own tool, has just written: "
 EXEMPT: dict[str, str] = {
     "consensus.crypto:SigningKey.__init__": CHECKED + "node.keystore",
     "consensus.tree:_compute_path": "a hash of ours",
+    "fusion_model.backbone:decode_backbone": "a file of the package, or of the user's own training",
+    "fusion_model.outputs:save_nifti": CHECKED + "image.nifti, which read the same file",
+    "fusion_model.outputs_dicom:_add_identity": CHECKED + "image.dicom, which read the same file",
+    "fusion_model.planes:_compute_features": "arrays of the caller, as bytes to remember them by",
     "he.gradient:_Circuit.get_residues": CHECKED + "he.gate",
     "he.inference:_Forward.get_residues": CHECKED + "he.gate, by `check_tiles`",
     "node.api.client:Client._check": "pydantic alone, of the operator's own node",
@@ -84,6 +88,7 @@ EXEMPT: dict[str, str] = {
     "node.testnet:build_genesis": OWN + "addresses of keys made in the same call",
     "node.tls:_load": "OpenSSL reads the node's own files, at start",
     "node.tls:make_certificate": OWN + "an authority made in the same call",
+    "workloads.evaluation:save_picture": OWN + "the report, in the same call",
     "workloads.custody:PreparedBatch.load": OWN + "the custody's prepared batches, by numpy without pickle",
     "workloads.noise:draw_gaussian": "a stream of ours",
 }
