@@ -140,8 +140,9 @@ def is_worth_making(
     """Whether a carrier block serves anything: it carries transactions, or it brings finality nearer.
 
     The votes for its parent should come with it, or finality falls behind by a block for good; so one with
-    transactions alone waits for them, as long as the chain has stood twice `min_block_ms` at most. One that only moves the chain on, so that votes can meet at a fresh height, is worth making after ever
-    longer pauses. No rule: whoever makes more of them than this breaks none.
+    transactions alone waits for them, as long as the chain has stood twice `min_block_ms` at most. One that
+    only moves the chain on, so that votes can meet at a fresh height, is worth making after ever longer
+    pauses. No rule: whoever makes more of them than this breaks none.
     """
     before, after = parent_state.get_finality(), proposal.state.get_finality()
     if proposal.block.body.transactions:
