@@ -2,7 +2,6 @@
 
 import asyncio
 import json as json_module
-import math
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 from pydantic import JsonValue
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -30,6 +29,7 @@ from node.cli.common import (
     parse_hash,
     shorten,
 )
+from node.cli.curve import Target, build_curve
 
 ENDED = ("complete", "expired", "closed")
 KINDS = ("step", "opening", "milestone", "verdict", "task", "head")
@@ -40,7 +40,9 @@ RUNG_STATES = {
     "settled": "[green]settled[/]",
     "void": "[red]void[/]",
 }
-BARS = "▁▂▃▄▅▆▇█"
+REACHED = ("qualified", "taken", "settled")
+WIDEST = 110
+"""Characters of a curve on a wide screen."""
 
 
 @dataclass(slots=True)
@@ -62,7 +64,8 @@ class Picture:
         self.recent.append((str(step), "step", f"batches by {who}"))
 
     def add_loss(self, step: int, loss: float) -> None:
-        self.losses.append((step, loss))
+        if not any(known == step for known, _ in self.losses):  # an event may tell what was loaded already
+            self.losses.append((step, loss))
         self.recent.append((str(step), "loss", f"{loss:.6f}"))
 
     def add(self, event: StreamedEvent) -> bool:
@@ -97,18 +100,14 @@ class Picture:
         self.recent.append(("-", "verdict", f"{self.get_name(data.get('validator'))} {word}{numbers}"))
 
 
-def build_curve(losses: list[float], width: int = 60) -> str:
-    """The losses as bars on a logarithmic scale, newest to the right."""
-    shown = [math.log(max(loss, 1e-12)) for loss in losses[-width:]]
-    if not shown:
-        return ""
-    low, high = min(shown), max(shown)
-    span = high - low or 1.0
-    return "".join(BARS[round((value - low) / span * (len(BARS) - 1))] for value in shown)
+def draw_curve(picture: Picture, width: int, *, ascii_only: bool = False) -> Text:
+    """The validation losses over the steps, with the ladder's targets as lines."""
+    targets = [Target(rung.rung, rung.target_value, rung.state in REACHED) for rung in picture.task.ladder]
+    return build_curve(picture.losses, targets, min(width, WIDEST), ascii_only=ascii_only)
 
 
-def render(picture: Picture) -> Group:
-    """The whole screen."""
+def render(picture: Picture, width: int = 78, *, ascii_only: bool = False) -> Group:
+    """The whole screen, `width` characters wide."""
     task = picture.task
     loss = "-" if task.last_loss_value is None else f"{task.last_loss_value:.6f}"
     target = "all met" if task.next_target_value is None else f"{task.next_target_value:.6f}"
@@ -145,11 +144,16 @@ def render(picture: Picture) -> Group:
         recent.add_row(*row)
     side = Table.grid(padding=(0, 3))
     side.add_row(ladder, credits)
-    curve = Text(f"loss {build_curve([value for _, value in picture.losses])}", style="cyan")
+    curve = draw_curve(picture, width, ascii_only=ascii_only)
     bar = ProgressBar(total=max(1, task.rungs), completed=task.rungs_settled, width=60)
     progress = Table.grid()
     progress.add_row(bar)
     return Group(facts, progress, curve, side, recent)
+
+
+def render_for(picture: Picture, console: Console) -> Group:
+    """The whole screen, as wide as the console and in letters that it has."""
+    return render(picture, console.width - 2, ascii_only=console.options.ascii_only)
 
 
 def describe_latest(picture: Picture) -> str:
@@ -214,12 +218,12 @@ async def _watch(client: Client, task: str, json: bool) -> TaskModel:
                 out.print(describe_latest(picture), soft_wrap=True)
         _finish(picture, json)
     else:
-        with Live(render(picture), console=out, refresh_per_second=4) as live:
+        with Live(render_for(picture, out), console=out, refresh_per_second=4) as live:
             async for event, found in _follow(client, task, after):
                 if event.data.get("task") == task:
                     picture.add(event)
                 picture.task = found or picture.task
-                live.update(render(picture))
+                live.update(render_for(picture, out))
     if json:
         _finish(picture, json)
     return picture.task
@@ -248,7 +252,7 @@ def _finish(picture: Picture, json: bool) -> None:
         }
         typer.echo(json_module.dumps(end))
     else:
-        out.print(render(picture))
+        out.print(render_for(picture, out))
 
 
 def describe_end(task: TaskModel, milestones: MilestonesModel) -> str:

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from consensus.records import TaskStatus
 from node.api.app import build_public_app
 from node.cli.main import app
-from node.cli.watch import build_curve
 from node.events import EventKind
 from tests.unit.node_api.conftest import build_config
 from tests.unit.node_api.fakes import START, FakeNode
@@ -156,6 +155,10 @@ def test_watch_follows_a_task_to_its_end(served: Served, status: TaskStatus, cod
         assert lines[-1]["data"]["status"] == status.value
     else:
         assert status.value in result.stdout
+        assert "Ladder" in result.stdout
+        assert " rung 0 " in result.stdout or "no loss opened yet" in result.stdout
+        assert "\x1b[" not in result.stdout  # no terminal, no colours
+        assert max(map(len, result.stdout.splitlines()[1:])) <= 80
     assert (f"the task is {status.value}, " in result.stderr) == (code == 1)
     assert ("rungs are settled" in result.stderr) == (code == 1)
 
@@ -182,9 +185,3 @@ def test_an_unreachable_node_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "Is the node running?" in result.stderr
     result = runner.invoke(app, ["run"])
     assert "give --config PATH" in result.stderr
-
-
-def test_the_curve_falls_from_left_to_right() -> None:
-    assert build_curve([1.0, 0.1, 0.01]) == "█▅▁"
-    assert build_curve([]) == ""
-    assert len(build_curve([float(n + 1) for n in range(500)])) == 60
