@@ -7,6 +7,8 @@ of each.
 import random
 from collections.abc import Callable
 
+import pytest
+
 from consensus.codec import decode
 from consensus.genesis import build_genesis_header, build_genesis_state
 from consensus.identifiers import compute_block_hash
@@ -112,6 +114,7 @@ def _some_time_later(fleet: Fleet, task: str) -> None:
         fleet.get_status("node1")
 
 
+@pytest.mark.slow
 def test_a_killed_custody_goes_on_and_repeats_what_it_had_signed(fleet: Fleet) -> None:
     moments: list[Callable[[Fleet, str], None]] = [
         _when_an_opening_is_pending,
@@ -174,6 +177,7 @@ def test_a_node_killed_as_blocks_arrive_reopens_consistent_and_catches_up(fleet:
     assert client.call(client.api.get_account(receiver.hex())).balance == sent
 
 
+@pytest.mark.slow
 def test_everything_restarts_and_continues(fleet: Fleet) -> None:
     """All nodes stopped in order, later all killed at once, in the middle of a task."""
     before = fleet.count_money("node4")
