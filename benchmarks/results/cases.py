@@ -17,7 +17,7 @@ PRESET = "ckks-16384-60x5"
 REWARD = 1000
 FALLS = (0.6, 0.4, 0.25)
 """Rungs lie where this share of the way from the first loss to the rehearsed last one is left..."""
-LAST = 1.25
+LAST = 1.5
 """...and the last at this multiple of the rehearsed one: noise must not keep the task from its end."""
 
 

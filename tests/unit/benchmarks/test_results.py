@@ -32,7 +32,7 @@ def test_too_few_patients_are_refused() -> None:
         build_folds([1, 2], NODES)
 
 
-@given(st.floats(1e-3, 1.0), st.floats(0.01, 0.4))
+@given(st.floats(1e-3, 1.0), st.floats(0.01, 0.3))
 def test_rungs_fall(first: float, share: float) -> None:
     rungs = build_rungs(first, share * first)
     targets = [float(rung.split(":")[0]) for rung in rungs]
