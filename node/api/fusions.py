@@ -14,8 +14,7 @@ from consensus.types import Hash32
 from node.api.convert import TaskReader
 from node.api.errors import Problem, build_not_found, build_parameter_problem
 from node.api.fusion_payloads import FusionModel, build_fusion
-from node.api.operator import OCTETS
-from node.api.requests import Route, answer, get_view, parse_hash
+from node.api.requests import OCTETS, Route, answer, check_octets, get_view, parse_hash
 from node.fusions import (
     FusionDesk,
     FusionOrder,
@@ -96,14 +95,7 @@ async def _read_pieces(request: web.Request) -> AsyncIterator[bytes]:
 
 async def post_fusion(request: web.Request) -> web.Response:
     """Takes the upload; everything that can be known before it is checked before it."""
-    if request.content_type != OCTETS:
-        raise Problem(
-            415,
-            "unsupported-media-type",
-            f"Cannot read {request.content_type}",
-            field="Content-Type",
-            remedy=f"Send {OCTETS}",
-        )
+    check_octets(request)
     desk = request.app[FUSIONS]
     try:
         desk.check_open()

@@ -12,14 +12,13 @@ from consensus.task import BlobRef
 from node.api.errors import Handler, Problem, build_not_found, build_parameter_problem
 from node.api.fields import BlobRefModel
 from node.api.payloads import decode_payload
-from node.api.requests import Route, answer, get_view, parse_hash, read_json
+from node.api.requests import OCTETS, Route, answer, check_octets, get_view, parse_hash, read_json
 from node.api.schemas import SignModel, StoredBlobModel, SubmittedModel
 from node.api.view import OperatorView
 from node.keystore import write_private_file
 
 OPERATOR = web.AppKey("operator", OperatorView)
 BLOB_LIMIT = web.AppKey("blob_limit", int)
-OCTETS = "application/octet-stream"
 READ_BYTES = 1024 * 1024
 
 
@@ -80,14 +79,7 @@ def _build_oversize(limit: int) -> Problem:
 
 async def put_blob(request: web.Request) -> web.Response:
     """Stores the body as one blob, streaming; the answer names it."""
-    if request.content_type != OCTETS:
-        raise Problem(
-            415,
-            "unsupported-media-type",
-            f"Cannot read {request.content_type}",
-            field="Content-Type",
-            remedy=f"Send {OCTETS}",
-        )
+    check_octets(request)
     limit = request.app[BLOB_LIMIT]
     if request.content_length == 0:
         raise Problem(422, "bad-body", "The blob is empty", field="(body)", remedy="Send its bytes")

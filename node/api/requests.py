@@ -14,6 +14,8 @@ from consensus.types import Hash32
 from node.api.errors import Problem, build_body_problem, build_parameter_problem
 from node.api.view import NodeView
 
+OCTETS = "application/octet-stream"
+
 VIEW = web.AppKey("view", NodeView)
 DEFAULT_LIMIT = 30
 MAX_LIMIT = 100
@@ -153,3 +155,15 @@ async def read_json(request: web.Request, model: type[Body]) -> Body:
         return model.model_validate_json(await request.read())
     except ValidationError as error:
         raise build_body_problem(error) from error
+
+
+def check_octets(request: web.Request) -> None:
+    """Raises: Problem unless the body is declared as raw bytes."""
+    if request.content_type != OCTETS:
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            f"Cannot read {request.content_type}",
+            field="Content-Type",
+            remedy=f"Send {OCTETS}",
+        )
