@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.results.folds import Fold, Hospital
 from benchmarks.testbed import Contributor, Recipe
 from fusion_model.train import Clipping
-from node.cli.task import SHIFT, build_rates
+from node.cli.schedule import SHIFT, build_rates
 from workloads.fusion import FusionSpec
 from workloads.imaging import PairSource
 

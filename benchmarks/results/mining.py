@@ -23,7 +23,7 @@ from fusion_model.train import TrainingStep, train_twin
 from node.api.client import SyncClient
 from node.api.payloads import build_core
 from node.api.task_payloads import PublishPayload
-from node.cli.task import SHIFT
+from node.cli.schedule import SHIFT
 from workloads.fusion import WORKLOAD
 from workloads.noise import SECRET_BYTES, draw_gaussian
 

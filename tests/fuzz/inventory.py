@@ -78,7 +78,7 @@ EXEMPT: dict[str, str] = {
     "node.cli.encrypted_fuse:_fuse": CHECKED + "pydantic, hexadecimal by its pattern",
     "node.cli.governance:_read": CHECKED + "api.payload: the same models, hexadecimal by its pattern",
     "node.cli.model:build_fuser": CHECKED + "pydantic, hexadecimal by its pattern",
-    "node.cli.task:_read_contribution": OWN + "`bmif data encrypt`",
+    "node.cli.task_publish:_read_contribution": OWN + "`bmif data encrypt`",
     "node.gossip.book:AddressBook._draw": "a hash of ours",
     "node.ledger.level:LevelStore._check_commits": "a row that the log's check sums guard",
     "node.miner:Miner._drop_bundles": "four bytes of a key of the node's own",
