@@ -1,10 +1,15 @@
-"""CKKS presets with their exact primes, and the 128-bit security limit."""
+"""CKKS presets with their exact primes, parameters built for one network, and the 128-bit security limit."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from types import MappingProxyType
 from typing import Final
 
 from he.errors import ParameterError
+from he.primes import derive_primes
 
 MAX_MODULUS_BITS: Final = MappingProxyType({4096: 106, 8192: 214, 16384: 430, 32768: 868})
 """Most bits of the whole modulus, special prime counted, at 128 bits of security, by ring degree."""
@@ -129,13 +134,76 @@ _PRESETS = (
 
 PRESETS: Final = MappingProxyType({preset.name: preset for preset in _PRESETS})
 
+MAX_PRIMES: Final = 32
+MAX_NAME: Final = 32
+"""Bytes that a header keeps for a name."""
+
+_RINGS: Final = (1024, 2048, 4096, 8192, 16384, 32768)
+_BUILT_NAME: Final = re.compile(r"(ckks|test)-([1-9][0-9]{3,4})-([0-9.x]{2,})")
+_RUN: Final = re.compile(r"([1-9][0-9])(?:x([1-9][0-9]?))?")
+
+
+def build_params(ring: int, bits: Sequence[int], *, insecure: bool = False) -> CkksParams:
+    """Parameters of this ring degree with primes of these sizes, the special prime last.
+
+    The name says everything: `ckks-16384-50.30x3.50` has data primes of 50, 30, 30 and 30 bits, the last of
+    them dropped first, and a special prime of 50. Names of insecure ones begin with `test-`. The presets
+    are named in the same way and equal what is built here.
+
+    Raises: ParameterError if that gives less than 128 bits and is not said to be insecure, or if there is
+    no such ring, prime or name.
+    """
+    return _build_params(ring, tuple(bits), insecure)
+
+
+@lru_cache(maxsize=64)
+def _build_params(ring: int, bits: tuple[int, ...], insecure: bool) -> CkksParams:
+    if ring not in _RINGS:
+        raise ParameterError(f"ring degree must be one of {', '.join(map(str, _RINGS))}, not {ring}")
+    if not 2 <= len(bits) <= MAX_PRIMES:
+        raise ParameterError(
+            f"2 to {MAX_PRIMES} primes are needed, the special one included, not {len(bits)}"
+        )
+    sizes = ".".join(
+        f"{size}x{count}" if count > 1 else str(size)
+        for size, count in ((size, len(list(run))) for size, run in groupby(bits))
+    )
+    name = f"{'test' if insecure else 'ckks'}-{ring}-{sizes}"
+    if len(name) > MAX_NAME:
+        raise ParameterError(
+            f"{name}: at most {MAX_NAME} characters fit into headers; use fewer sizes of primes"
+        )
+    params = PRESETS.get(name)
+    if params is None:
+        primes = derive_primes(ring, bits)
+        params = CkksParams(name, ring, primes, data_scale_bits=30, weight_scale_bits=20, insecure=insecure)
+    params.check_security()
+    return params
+
+
+def _parse_name(name: str) -> CkksParams | None:
+    """The parameters of a name as `build_params` makes them, None for any other text."""
+    found = _BUILT_NAME.fullmatch(name)
+    if found is None or len(name) > MAX_NAME:
+        return None
+    bits: list[int] = []
+    for text in found[3].split("."):
+        run = _RUN.fullmatch(text)
+        if run is None:
+            return None
+        bits += [int(run[1])] * int(run[2] or 1)
+    if len(bits) > MAX_PRIMES or int(found[2]) not in _RINGS:
+        return None
+    params = build_params(int(found[2]), bits, insecure=found[1] == "test")
+    return params if params.name == name else None
+
 
 def get_params(name: str, *, allow_insecure: bool = False) -> CkksParams:
-    """The preset of that name, checked.
+    """The preset of that name, or the parameters that `build_params` gives it, checked.
 
     Raises: ParameterError if it is unknown, or insecure and not explicitly allowed.
     """
-    params = PRESETS.get(name)
+    params = PRESETS.get(name) or _parse_name(name)
     if params is None:
         raise ParameterError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
     if params.insecure and not allow_insecure:
