@@ -13,8 +13,11 @@ Floats32 = npt.NDArray[np.float32]
 FADE_SLOPE = 32.0
 """At fusing, what the network adds fades where both images are darker than 1/32 (8 grey levels of 255)."""
 
-_WINDOW_NUMBERS = 2**18
-"""Numbers of the windows that are worked on at once: a megabyte stays in the processor's cache."""
+_BLOCK_NUMBERS = 2**18
+"""Numbers of windows, channels and products that are worked on at once: they stay in the cache."""
+
+_LEAST_ROWS = 4
+"""Rows of a block at least: its windows overlap those of the next."""
 
 
 def fuse_image(
@@ -54,30 +57,38 @@ def compute_change(config: NetworkConfig, weights: npt.ArrayLike, planes: Floats
     """F - S without padding, (H - 2m, W - 2m), at float weights; planes (inputs, H, W).
 
     A plane is one long row, in which the window's entry (k, l) is the same row from k W + l on: both layers
-    are products of small matrices with long rows. What wraps around a border is cut off at the end.
+    are products of small matrices with long rows. Only the side shifts l are copied; the first layer is one
+    product for each k, with those channels whose kernels reach it. What wraps around a border is cut off
+    at the end.
     """
     layers = split_weights(config, weights)
     side, second, m = config.kernel, config.second, config.margin
     _, height, width = planes.shape
-    first = layers.first.reshape(config.channels, -1).astype(np.float32)
-    twice = (2 * layers.bias).astype(np.float32)[:, None]
-    taps = layers.second.reshape(config.channels, -1).T.astype(np.float32)
+    # Largest kernels first, so that the channels which reach a row of the window are the first ones.
+    order = sorted(range(config.channels), key=lambda channel: -config.kernels[channel])
+    first = _cut_rows(config, layers.first[order])
+    twice = (2 * layers.bias[order]).astype(np.float32)[:, None]
+    taps = layers.second[order].reshape(config.channels, -1).T.astype(np.float32)
     rows = height - 2 * m
     # Room behind the last row for windows that begin in it.
     flat = np.zeros((config.inputs, height * width + side + second), dtype=np.float32)
     flat[:, : height * width] = planes.reshape(config.inputs, -1)
     result = np.empty((rows, width - 2 * m), dtype=np.float32)
-    step = max(1, min(rows, _WINDOW_NUMBERS // (first.shape[1] * width) - second + 1))
-    length = (step + second - 1) * width + second - 1
-    columns = np.empty((config.inputs, side, side, length), dtype=np.float32)
+    per_row = (config.inputs * side + 2 * config.channels + second**2) * width
+    step = max(_LEAST_ROWS, min(rows, _BLOCK_NUMBERS // per_row))
+    length = (step + second + side - 2) * width + second - 1
+    columns = np.empty((config.inputs, side, length), dtype=np.float32)
     for start in range(0, rows, step):
         block = min(step, rows - start)
         count = (block + second - 1) * width + second - 1
-        begin = start * width
-        for row, column in np.ndindex(side, side):
-            offset = begin + row * width + column
-            columns[:, row, column, :count] = flat[:, offset : offset + count]
-        linear = first @ columns[..., :count].reshape(len(first.T), count)
+        room = count + (side - 1) * width
+        for column in range(side):
+            begin = start * width + column
+            columns[:, column, :room] = flat[:, begin : begin + room]
+        lines = columns.reshape(config.inputs * side, length)
+        linear = np.zeros((config.channels, count), dtype=np.float32)
+        for row, part in enumerate(first):
+            linear[: len(part)] += part @ lines[:, row * width : row * width + count]
         # z^2 - b^2, so that the tied output bias cancels exactly.
         linear *= linear + twice
         spread = taps @ linear
@@ -87,3 +98,14 @@ def compute_change(config: NetworkConfig, weights: npt.ArrayLike, planes: Floats
             total += line[offset : offset + block * width]
         result[start : start + block] = total.reshape(block, width)[:, : width - 2 * m]
     return result
+
+
+def _cut_rows(config: NetworkConfig, kernels: Array) -> list[Floats32]:
+    """Each window row's weights (channels that reach it, inputs x kernel) of w, largest kernels first."""
+    middle = config.kernel // 2
+    sides = config.kernels
+    reaching = [sum(side // 2 >= abs(row - middle) for side in sides) for row in range(config.kernel)]
+    return [
+        np.ascontiguousarray(kernels[:count, :, row], dtype=np.float32).reshape(count, -1)
+        for row, count in enumerate(reaching)
+    ]
