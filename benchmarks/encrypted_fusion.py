@@ -9,21 +9,18 @@ beside it, which other load disturbs less.
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.clear_fusion import NETWORKS
+from benchmarks.timing import Timing, get_machine, measure
 from fusion_model.pairs import ImagePair
 from fusion_model.phantom import build_phantoms
 from fusion_model.pictures import convert_to_bytes
@@ -31,24 +28,9 @@ from workloads.encrypted_fusion import EncryptedFusion, FuseJob
 from workloads.fusion import WORKLOAD, FusionSpec
 from workloads.fusion_request import FusionRequest, build_planes
 
-T = TypeVar("T")
 Floats = NDArray[np.float64]
 
-NETWORKS = {
-    "default": FusionSpec(),
-    "inception": FusionSpec(patch=8, kernels=(1, 1, 3, 3, 3, 3, 5, 5), planes=("saliency",)),
-}
-"""4 channels of 3x3 on two planes; 8 channels of 1x1, 3x3 and 5x5 on three."""
-
 UNIT = 2.0**-20
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Of the fastest repetition."""
-
-    wall_s: float
-    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +58,6 @@ class Figures:
     rms_grey: float
     changed_pixels: int
     """Pixels whose 8-bit value differs from the clear one's, and by one at most."""
-
-
-def measure(call: Callable[[], T], repetitions: int) -> tuple[Timing, T]:
-    best: Timing | None = None
-    for _ in range(repetitions):
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = call()
-        timing = Timing(time.perf_counter() - wall, time.process_time() - cpu)
-        if best is None or timing.cpu_s < best.cpu_s:
-            best = timing
-    if best is None:
-        raise ValueError("at least one repetition is needed")
-    return best, result
 
 
 def run_peer(fusion: EncryptedFusion, job: FuseJob, repetitions: int) -> tuple[Timing, float]:
@@ -135,14 +104,14 @@ def run(name: str, fusion: EncryptedFusion, side: int, repetitions: int, directo
         for part in range(request.parts):
             paths = [directory / f"{name}-{part}.{kind}" for kind in ("request", "result", "progress")]
             timing, upload = measure(lambda part=part: request.encrypt(part), repetitions)  # type: ignore[misc]
-            encrypting = add(encrypting, timing)
+            encrypting = encrypting + timing
             paths[0].write_bytes(upload)
             job = FuseJob(spec.encode(), weights, request.tile, *paths)
             timing, peak = pool.submit(run_peer, fusion, job, repetitions).result()
-            evaluating = add(evaluating, timing)
+            evaluating = evaluating + timing
             result = paths[1].read_bytes()
             timing, _ = measure(lambda part=part, result=result: request.decrypt(part, result), 1)  # type: ignore[misc]
-            decrypting = add(decrypting, timing)
+            decrypting = decrypting + timing
     fused, clear = request.finish(), fuse_in_clear(spec, weights, pair)
     error = (fused.luminance - clear) * 255
     steps = np.abs(fused.image.astype(int) - convert_to_bytes(clear))
@@ -174,22 +143,6 @@ def crop(pair: ImagePair, side: int) -> ImagePair:
     times = -(-side // min(pair.first.shape))
     first, second = (np.tile(image, (times, times))[:side, :side] for image in pair.planes)
     return ImagePair(pair.name, pair.patient, first, second)
-
-
-def add(a: Timing, b: Timing) -> Timing:
-    return Timing(a.wall_s + b.wall_s, a.cpu_s + b.cpu_s)
-
-
-def get_machine() -> str:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    load = os.getloadavg()[0]
-    return (
-        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f} at the start"
-    )
 
 
 def print_figures(found: list[Figures]) -> None:

@@ -8,17 +8,14 @@ of its repetitions; processor time stands beside it, which other load disturbs l
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from benchmarks.timing import Timing, get_machine, measure
 from fusion_model.phantom import build_phantoms
 from he.context import PrivateContext
 from workloads.base import GradientJob, KeyFile, LossJob
@@ -27,20 +24,10 @@ from workloads.custody import BundleReport
 from workloads.encryption import ContributionPlan, build_clear_batches, encrypt_patches
 from workloads.fusion import FusionSpec, FusionTraining
 
-T = TypeVar("T")
-
 WORKLOAD = FusionTraining(allow_insecure=True)
 SPEC = FusionSpec()
 MODEL = SPEC.encode()
 CLIP, LOSS_CLIP, BITS = 2**19, 2**18, 20
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Of the fastest repetition."""
-
-    wall_s: float
-    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +40,12 @@ class Worker:
     """Resident, all keys and one batch at a time included."""
 
 
-def measure(call: Callable[[], T], repetitions: int) -> tuple[Timing, T]:
-    best: Timing | None = None
-    for _ in range(repetitions):
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = call()
-        timing = Timing(time.perf_counter() - wall, time.process_time() - cpu)
-        if best is None or timing.wall_s < best.wall_s:
-            best = timing
-    if best is None:
-        raise ValueError("at least one repetition is needed")
-    return best, result
-
-
 def run_worker(gradient: GradientJob, loss: LossJob, repetitions: int) -> Worker:
     """In its own process: steady state, so keys are loaded before the clock runs."""
     WORKLOAD.run_loss(loss)
     gradient_time, _ = measure(lambda: WORKLOAD.run_gradient(gradient), repetitions)
     loss_time, _ = measure(lambda: WORKLOAD.run_loss(loss), repetitions)
     return Worker(gradient_time, loss_time, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def get_machine() -> str:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    load = os.getloadavg()[0]
-    return (
-        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f} at the start"
-    )
 
 
 def measure_pair(pool: ProcessPoolExecutor, jobs: list[GradientJob], repetitions: int) -> tuple[float, float]:

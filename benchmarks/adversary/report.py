@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.adversary.profile import Outcome, Profile
-from benchmarks.encrypted_step import get_machine
 from benchmarks.reliability.report import align
+from benchmarks.timing import get_machine
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "ADVERSARIES.md"
 TEMPLATE = Path(__file__).parent / "template.md"

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.encrypted_step import get_machine
 from benchmarks.figures import compute_quantile
 from benchmarks.reliability.manifest import Step
 from benchmarks.reliability.perturb import IN_FLIGHT_S, Outcome
 from benchmarks.reliability.runner import Run
+from benchmarks.timing import get_machine
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "RELIABILITY.md"
 TEMPLATE = Path(__file__).parent / "template.md"
