@@ -1,17 +1,20 @@
 """The only module that touches Pyfhel; nothing of the library gets past it unguarded.
 
 What it guards against, each seen in Pyfhel 3.5.0 and provoked in the tests: implicit alignment and
-swapped operands of its operators, keys made silently under a random secret, a crash when decrypting
-without a secret key, evaluation keys made for the wrong secret after a secret key was loaded,
-levels that are wrong after loading, scales that differ by rounding, ciphertexts without secret
-part, and headers or compressed streams of foreign origin.
+swapped operands of its operators, keys made silently under a random secret (to relinearise, and to
+rotate), rotations composed of others unasked, a crash when decrypting without a secret key,
+evaluation keys made for the wrong secret after a secret key was loaded, levels that are wrong after
+loading, scales that differ by rounding, ciphertexts without secret part, and headers or compressed
+streams of foreign origin.
 """
 
 import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol, cast
+from itertools import pairwise
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +31,11 @@ from he.errors import (
     ParameterError,
     ScaleError,
 )
+from he.library import Library
 from he.params import CkksParams
 from he.plan import Form
-from he.tensor import CiphertextTensor, Constant, NativeCiphertext, NativePlaintext
+from he.tensor import CiphertextTensor, Constant, NativeCiphertext, NativePlaintext, PlainVector
+from he.vectors import Integers, compute_slots
 
 Buffer = bytes | bytearray | memoryview
 Residues = NDArray[np.uint64]
@@ -39,37 +44,9 @@ _CIPHERTEXT_HEADER = 113
 _PLAINTEXT_HEADER = 88
 _SECRET_HEADER = 88
 _RELIN_HEADER = 64
+_KEYS_HEADER = 48
+"""Outer header and the parameters' id; then how many lists of keys, and each list behind its length."""
 _WORD = 8
-
-
-class _Library(Protocol):
-    """The calls of Pyfhel that are used, with their types."""
-
-    qi: list[int]
-
-    def contextGen(self, *, scheme: str, n: int, scale: float, qi_sizes: list[int], sec: int) -> str: ...
-    def keyGen(self) -> None: ...
-    def relinKeyGen(self) -> None: ...
-    def encodeFrac(self, values: NDArray[np.float64], *, scale: float) -> NativePlaintext: ...
-    def encryptFrac(self, values: NDArray[np.float64], *, scale: float) -> NativeCiphertext: ...
-    def decryptFrac(self, ciphertext: NativeCiphertext) -> NDArray[np.float64]: ...
-    def decryptComplex(self, ciphertext: NativeCiphertext) -> NDArray[np.complex128]: ...
-    def add(self, a: NativeCiphertext, b: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
-    def sub(self, a: NativeCiphertext, b: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
-    def multiply(self, a: NativeCiphertext, b: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
-    def square(self, a: NativeCiphertext, new: bool, /) -> NativeCiphertext: ...
-    def add_plain(self, a: NativeCiphertext, b: NativePlaintext, new: bool, /) -> NativeCiphertext: ...
-    def multiply_plain(self, a: NativeCiphertext, b: NativePlaintext, new: bool, /) -> NativeCiphertext: ...
-    def relinearize(self, a: NativeCiphertext) -> None: ...
-    def rescale_to_next(self, a: NativeCiphertext) -> None: ...
-    def mod_switch_to_next_ctxt(self, a: NativeCiphertext) -> None: ...
-    def mod_switch_to_next_ptxt(self, a: NativePlaintext, new: bool, /) -> NativePlaintext: ...
-    def to_bytes_public_key(self, compression: str, /) -> bytes: ...
-    def to_bytes_secret_key(self, compression: str, /) -> bytes: ...
-    def to_bytes_relin_key(self, compression: str, /) -> bytes: ...
-    def from_bytes_public_key(self, data: bytes, /) -> int: ...
-    def from_bytes_secret_key(self, data: bytes, /) -> int: ...
-    def from_bytes_relin_key(self, data: bytes, /) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -79,6 +56,8 @@ class KeyBodies:
     secret: bytes
     public: bytes
     relin: bytes
+    galois: bytes = b""
+    """One part a rotation, in the order of steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +72,19 @@ class _Templates:
     relin_keys: bytes
 
 
-def _build_library(params: CkksParams) -> _Library:
+def check_rotations(params: CkksParams, rotations: Sequence[int]) -> None:
+    """Returns only for ascending steps from 1 to one less than the slots.
+
+    Raises: ParameterError.
+    """
+    bounds = (0, *rotations, params.slots)
+    if any(a >= b for a, b in pairwise(bounds)):
+        raise ParameterError(f"rotations must be ascending steps from 1 to {params.slots - 1}")
+
+
+def _build_library(params: CkksParams) -> Library:
     params.check_security()
-    library = cast(_Library, Pyfhel())
+    library = cast(Library, Pyfhel())
     with warnings.catch_warnings():
         # Pyfhel warns that the scale is smaller than the primes; that is the plan's business.
         warnings.simplefilter("ignore")
@@ -198,6 +187,7 @@ class Engine:
         self._has_public = False
         self._has_secret = False
         self._has_relin = False
+        self._rotations: frozenset[int] = frozenset()
         self._headers: dict[tuple[int, int, Fraction], bytes] = {}
         self._products = _ScaleProducts()
         self._inverse_primes = tuple(Fraction(1, prime) for prime in params.primes)
@@ -220,14 +210,21 @@ class Engine:
     def has_relin(self) -> bool:
         return self._has_relin
 
-    def generate_keys(self) -> KeyBodies:
-        """Makes a whole new key set, all in the object that makes the secret.
+    @property
+    def rotations(self) -> frozenset[int]:
+        """Steps that there are keys for."""
+        return self._rotations
+
+    def generate_keys(self, rotations: Sequence[int] = ()) -> KeyBodies:
+        """Makes a whole new key set, all in the object that makes the secret, with keys for exactly these
+        rotations.
 
         Raises: KeyReuseError if this engine holds any key: keys added to a loaded secret would
-        silently belong to another one.
+        silently belong to another one; ParameterError on steps that are not ascending ones of a rotation.
         """
-        if self._has_public or self._has_secret or self._has_relin:
+        if self._has_public or self._has_secret or self._has_relin or self._rotations:
             raise KeyReuseError("keys are made once, in a fresh engine")
+        check_rotations(self.params, rotations)
         self._library.keyGen()
         self._library.relinKeyGen()
         self._has_public = self._has_secret = self._has_relin = True
@@ -237,10 +234,16 @@ class Engine:
             relin[_RELIN_HEADER + index * part + _CIPHERTEXT_HEADER : _RELIN_HEADER + (index + 1) * part]
             for index in range(self.params.levels)
         ]
+        galois = b""
+        if rotations:
+            self._library.rotateKeyGen(list(rotations))
+            self._rotations = frozenset(rotations)
+            galois = self._cut_galois_keys(self._library.to_bytes_rotate_key("none"), rotations)
         return KeyBodies(
             secret=self._library.to_bytes_secret_key("none")[_SECRET_HEADER:],
             public=self._library.to_bytes_public_key("none")[_CIPHERTEXT_HEADER:],
             relin=b"".join(bodies),
+            galois=galois,
         )
 
     def load_public_key(self, body: Buffer) -> None:
@@ -267,6 +270,56 @@ class Engine:
             parts.append(bytes(view[index * self._key_bytes : (index + 1) * self._key_bytes]))
         self._library.from_bytes_relin_key(b"".join(parts))
         self._has_relin = True
+
+    def load_galois_keys(self, body: Buffer, rotations: Sequence[int]) -> None:
+        """Takes a gated body: one part for each of these steps, in their order."""
+        self._check_no_key(bool(self._rotations))
+        check_rotations(self.params, rotations)
+        if not rotations:
+            return
+        size = self.params.levels * self._key_bytes
+        view = memoryview(body)
+        if len(view) != len(rotations) * size:
+            raise ParameterError(f"a body of {len(view)} bytes holds no keys for {len(rotations)} rotations")
+        places = {self._get_galois_index(step): place for place, step in enumerate(rotations)}
+        parts: list[Buffer] = [b"", struct.pack("<Q", self.params.ring)]
+        for index in range(self.params.ring):
+            place = places.get(index)
+            if place is None:
+                parts.append(bytes(_WORD))
+                continue
+            parts.append(struct.pack("<Q", self.params.levels))
+            for start in range(place * size, (place + 1) * size, self._key_bytes):
+                parts += [self._templates.public_key, view[start : start + self._key_bytes]]
+        header = bytearray(self._templates.relin_keys[:_KEYS_HEADER])
+        struct.pack_into("<Q", header, 8, _KEYS_HEADER + sum(len(part) for part in parts))
+        parts[0] = header
+        self._library.from_bytes_rotate_key(b"".join(parts))
+        self._rotations = frozenset(rotations)
+
+    def _cut_galois_keys(self, data: bytes, rotations: Sequence[int]) -> bytes:
+        """The keys' residues, in the order of `rotations`, out of the library's form."""
+        view, offset = memoryview(data), _KEYS_HEADER + _WORD
+        part = _CIPHERTEXT_HEADER + self._key_bytes
+        found: dict[int, bytes] = {}
+        for index in range(self.params.ring):
+            (count,) = struct.unpack_from("<Q", view, offset)
+            offset += _WORD
+            if count not in (0, self.params.levels):
+                raise BuildError("unexpected layout of rotation keys")
+            if count:
+                starts = range(offset + _CIPHERTEXT_HEADER, offset + count * part, part)
+                found[index] = b"".join(view[start : start + self._key_bytes] for start in starts)
+                offset += count * part
+        _check_length(data, offset)
+        order = [self._get_galois_index(step) for step in rotations]
+        if sorted(order) != sorted(found):
+            raise BuildError("the library made keys for other rotations")
+        return b"".join(found[index] for index in order)
+
+    def _get_galois_index(self, step: int) -> int:
+        """Where the library keeps the key of the automorphism X -> X^(3^step)."""
+        return (pow(3, step, 2 * self.params.ring) - 1) // 2
 
     def _check_no_key(self, held: bool) -> None:
         if held:
@@ -352,6 +405,23 @@ class Engine:
         native = cast(NativePlaintext, PyPtxt(pyfhel=self._library, bytestring=content))
         return Constant(native, form.level, form.scale)
 
+    def load_vector(self, coefficients: Integers, form: Form) -> PlainVector:
+        """The vector of slots with these exact coefficients (see `he.vectors`), repeated to fill the slots.
+
+        Raises: MagnitudeError; ParameterError on a period longer than the slots.
+        """
+        self._check_level(form.level)
+        if len(coefficients) > self.params.slots:
+            raise ParameterError(
+                f"a vector of {len(coefficients)} values; there are {self.params.slots} slots"
+            )
+        slots = np.tile(compute_slots(coefficients), self.params.slots // len(coefficients))
+        native = self._library.encodeFrac(slots, scale=1.0)
+        for _ in range(self.params.levels - form.level):
+            native = self._library.mod_switch_to_next_ptxt(native, True)
+        native.set_scale(float(form.scale))
+        return PlainVector(native, form.level, form.scale)
+
     def _get_header(self, level: int, components: int, scale: Fraction) -> bytes:
         key = (level, components, scale)
         header = self._headers.get(key)
@@ -390,6 +460,31 @@ class Engine:
     def add_constant_inplace(self, total: CiphertextTensor, constant: Constant) -> None:
         self._check_alike(total, constant)
         self._library.add_plain(total.native, constant.native, False)
+
+    def add_vector_inplace(self, total: CiphertextTensor, vector: PlainVector) -> None:
+        self._check_alike(total, vector)
+        self._library.add_plain(total.native, vector.native, False)
+
+    def multiply_vector(self, tensor: CiphertextTensor, vector: PlainVector) -> CiphertextTensor:
+        """The product slot by slot."""
+        self._check_level_alike(tensor, vector)
+        native = self._library.multiply_plain(tensor.native, vector.native, True)
+        scale = self._products.get(tensor.scale, vector.scale)
+        return self._track(native, tensor.level, scale, tensor.components)
+
+    def rotate(self, tensor: CiphertextTensor, step: int) -> CiphertextTensor:
+        """Slot j takes what was in slot j + step, cyclically; one switch of keys.
+
+        Raises: MissingKeyError without the key of this very step, where the library would make keys of its
+        own or compose the rotation of others.
+        """
+        if step not in self._rotations:
+            raise MissingKeyError(f"there is no rotation key for {step} steps")
+        if tensor.components != 2:
+            raise ComponentsError("relinearise before rotating")
+        native = self._library.rotate(tensor.native, step, True)
+        native.set_scale(float(tensor.scale))
+        return CiphertextTensor(native, tensor.level, tensor.scale, 2)
 
     def multiply_constant(self, tensor: CiphertextTensor, constant: Constant) -> CiphertextTensor:
         """Zero constants are multiplied like any other."""
@@ -458,11 +553,11 @@ class Engine:
         if not 1 <= level <= self.params.levels:
             raise LevelError(f"levels are 1 to {self.params.levels}, not {level}")
 
-    def _check_level_alike(self, a: CiphertextTensor, b: CiphertextTensor | Constant) -> None:
+    def _check_level_alike(self, a: CiphertextTensor, b: CiphertextTensor | Constant | PlainVector) -> None:
         if a.level != b.level:
             raise LevelError(f"operands of levels {a.level} and {b.level}")
 
-    def _check_alike(self, a: CiphertextTensor, b: CiphertextTensor | Constant) -> None:
+    def _check_alike(self, a: CiphertextTensor, b: CiphertextTensor | Constant | PlainVector) -> None:
         self._check_level_alike(a, b)
         # The usual case is one object, and comparing fractions costs as much as adding ciphertexts.
         if a.scale is not b.scale and a.scale != b.scale:

@@ -1,5 +1,6 @@
 """Who can do what: a public context encrypts and computes, a private one also decrypts."""
 
+from collections.abc import Sequence
 from typing import NoReturn, Self
 
 import numpy as np
@@ -8,27 +9,32 @@ from numpy.typing import NDArray
 from he.backend import Engine
 from he.errors import MissingKeyError, ParameterError
 from he.gate import Source, open_source
-from he.keys import PublicKey, RelinKeys, SecretKey
+from he.keys import GaloisKeys, PublicKey, RelinKeys, SecretKey
 from he.params import CkksParams
 from he.plan import Form
 from he.tensor import CiphertextTensor
 
 
 class PublicContext:
-    """Encrypts with a public key, computes with relinearisation keys, never decrypts."""
+    """Encrypts with a public key, computes with relinearisation and Galois keys, never decrypts."""
 
-    __slots__ = ("_engine", "params", "public_key", "relin_keys")
+    __slots__ = ("_engine", "galois_keys", "params", "public_key", "relin_keys")
 
     def __init__(
-        self, params: CkksParams, public_key: PublicKey | None = None, relin_keys: RelinKeys | None = None
+        self,
+        params: CkksParams,
+        public_key: PublicKey | None = None,
+        relin_keys: RelinKeys | None = None,
+        galois_keys: GaloisKeys | None = None,
     ) -> None:
         params.check_security()
-        for key in (public_key, relin_keys):
+        for key in (public_key, relin_keys, galois_keys):
             if key is not None and key.params != params:
                 raise ParameterError(f"{key!r} does not belong to {params.name}")
         self.params = params
         self.public_key = public_key
         self.relin_keys = relin_keys
+        self.galois_keys = galois_keys
         self._engine: Engine | None = None
 
     @property
@@ -40,6 +46,8 @@ class PublicContext:
                 engine.load_public_key(self.public_key.body)
             if self.relin_keys is not None:
                 engine.load_relin_keys(self.relin_keys.body)
+            if self.galois_keys is not None:
+                engine.load_galois_keys(self.galois_keys.body, self.galois_keys.rotations)
             self._engine = engine
         return self._engine
 
@@ -61,21 +69,29 @@ class PrivateContext:
 
     __slots__ = ("_engine", "_secret_key", "public")
 
-    def __init__(self, secret_key: SecretKey, public_key: PublicKey, relin_keys: RelinKeys) -> None:
+    def __init__(
+        self,
+        secret_key: SecretKey,
+        public_key: PublicKey,
+        relin_keys: RelinKeys,
+        galois_keys: GaloisKeys | None = None,
+    ) -> None:
         if secret_key.params != public_key.params:
             raise ParameterError("secret and public key belong to different presets")
         self._secret_key = secret_key
-        self.public = PublicContext(secret_key.params, public_key, relin_keys)
+        self.public = PublicContext(secret_key.params, public_key, relin_keys, galois_keys)
         self._engine: Engine | None = None
 
     @classmethod
-    def generate(cls, params: CkksParams) -> Self:
-        """New keys, all made in the one object that makes the secret."""
-        bodies = Engine(params).generate_keys()
+    def generate(cls, params: CkksParams, rotations: Sequence[int] = ()) -> Self:
+        """New keys, all made in the one object that makes the secret, with those of exactly these rotations
+        (ascending)."""
+        bodies = Engine(params).generate_keys(rotations)
         return cls(
             SecretKey(params, bodies.secret),
             PublicKey(params, bodies.public),
             RelinKeys(params, bodies.relin),
+            GaloisKeys(params, tuple(rotations), bodies.galois) if rotations else None,
         )
 
     @property
@@ -84,12 +100,14 @@ class PrivateContext:
 
     def save(self) -> bytes:
         """Secret bundle for the holder's own protected storage."""
-        parts = (self._secret_key.encode(), self._public_key.encode(), self._relin_keys.encode())
+        parts = [self._secret_key.encode(), self._public_key.encode(), self._relin_keys.encode()]
+        if self.public.galois_keys is not None:
+            parts.append(self.public.galois_keys.encode())
         return b"".join(parts)
 
     @classmethod
-    def load(cls, params: CkksParams, source: Source) -> Self:
-        """What `save` gave.
+    def load(cls, params: CkksParams, source: Source, rotations: Sequence[int] = ()) -> Self:
+        """What `save` gave, with keys for these rotations.
 
         Raises: GateError.
         """
@@ -97,10 +115,18 @@ class PrivateContext:
         words = len(params.primes) * params.ring * 8
         first = 64 + words
         second = first + 64 + 2 * words
+        if not rotations:
+            return cls(
+                SecretKey.decode(params, view[:first]),
+                PublicKey.decode(params, view[first:second]),
+                RelinKeys.decode(params, view[second:]),
+            )
+        third = second + 64 + 2 * words * params.levels
         return cls(
             SecretKey.decode(params, view[:first]),
             PublicKey.decode(params, view[first:second]),
-            RelinKeys.decode(params, view[second:]),
+            RelinKeys.decode(params, view[second:third]),
+            GaloisKeys.decode(params, tuple(rotations), view[third:]),
         )
 
     @property

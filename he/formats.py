@@ -28,6 +28,7 @@ class Magic(bytes, Enum):
     PUBLIC_KEY = b"BMIFPUB1"
     RELIN_KEYS = b"BMIFRLK1"
     SECRET_KEY = b"BMIFSEC1"
+    GALOIS_KEYS = b"BMIFGAL1"
 
 
 VALIDATION_FLAG = 1

@@ -5,7 +5,10 @@ secret part (but for the exact zero in bundles). What passes has exactly one enc
 hashes mean equal ciphertexts.
 """
 
+import hashlib
 import mmap
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +109,40 @@ def check_secret_key(params: CkksParams, source: Source) -> memoryview:
     return _check_keys(params, source, Magic.SECRET_KEY, parts=1, components=1)
 
 
+def check_galois_keys(params: CkksParams, rotations: Sequence[int], source: Source) -> memoryview:
+    """The body of well-formed keys for exactly these rotations: in their order, one part a data prime.
+
+    Raises: GateError.
+    """
+    header, parts = build_galois_header(params, rotations), len(rotations) * params.levels
+    return _check_keys(params, source, Magic.GALOIS_KEYS, parts=parts, components=2, header=header)
+
+
+def build_galois_header(params: CkksParams, rotations: Sequence[int]) -> bytes:
+    """The one valid header: it ends in 12 bytes of the SHA-256 of the steps as 32-bit numbers."""
+    digest = hashlib.sha256(struct.pack(f"<{len(rotations)}I", *rotations)).digest()[:12]
+    return build_header(Magic.GALOIS_KEYS, params)[:-12] + digest
+
+
+def compute_galois_bytes(params: CkksParams, rotations: Sequence[int]) -> int:
+    """Exact length of encoded keys for these rotations."""
+    words = len(rotations) * params.levels * 2 * len(params.primes) * params.ring
+    return HEADER_BYTES + words * WORD_BYTES
+
+
 def _check_keys(
-    params: CkksParams, source: Source, magic: Magic, *, parts: int, components: int
+    params: CkksParams,
+    source: Source,
+    magic: Magic,
+    *,
+    parts: int,
+    components: int,
+    header: bytes | None = None,
 ) -> memoryview:
     view = open_source(source)
     words = parts * components * len(params.primes) * params.ring
     check_length(view, HEADER_BYTES + words * WORD_BYTES)
-    check_header(view, build_header(magic, params))
+    check_header(view, build_header(magic, params) if header is None else header)
     shape = (parts, components, len(params.primes), params.ring)
     residues = np.frombuffer(view, dtype="<u8", offset=HEADER_BYTES).reshape(shape)
     limits = np.array(params.primes, dtype=np.uint64)

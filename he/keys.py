@@ -5,7 +5,14 @@ from typing import NoReturn, Self
 
 from he.backend import Engine
 from he.formats import Magic, build_header
-from he.gate import Source, check_public_key, check_relin_keys, check_secret_key
+from he.gate import (
+    Source,
+    build_galois_header,
+    check_galois_keys,
+    check_public_key,
+    check_relin_keys,
+    check_secret_key,
+)
 from he.params import CkksParams
 
 
@@ -45,6 +52,27 @@ class RelinKeys:
 
     def __repr__(self) -> str:
         return f"RelinKeys({self.params.name})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GaloisKeys:
+    """Rotates slots by exactly these steps; public, decrypts nothing."""
+
+    params: CkksParams
+    rotations: tuple[int, ...]
+    """Ascending, from 1 to one less than the slots."""
+    body: bytes
+
+    def encode(self) -> bytes:
+        return build_galois_header(self.params, self.rotations) + self.body
+
+    @classmethod
+    def decode(cls, params: CkksParams, rotations: tuple[int, ...], source: Source) -> Self:
+        """Raises: GateError."""
+        return cls(params, rotations, bytes(check_galois_keys(params, rotations, source)))
+
+    def __repr__(self) -> str:
+        return f"GaloisKeys({self.params.name}, {len(self.rotations)} rotations)"
 
 
 class SecretKey:

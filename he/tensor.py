@@ -64,3 +64,17 @@ class Constant:
 
     def __repr__(self) -> str:
         return f"Constant(level={self.level})"
+
+
+class PlainVector:
+    """One value a slot, in clear, as residues in NTT form at one level and scale."""
+
+    __slots__ = ("level", "native", "scale")
+
+    def __init__(self, native: NativePlaintext, level: int, scale: Fraction) -> None:
+        self.native = native
+        self.level = level
+        self.scale = scale
+
+    def __repr__(self) -> str:
+        return f"PlainVector(level={self.level})"
