@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import yaml
 from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,7 @@ from rich.table import Table
 from node.api.client import SyncClient
 from node.api.schemas import OpeningModel, TaskModel
 from node.api.trust import MilestonesModel
+from node.config import NodeConfig, read_yaml
 from node.testnet import MANIFEST, Testnet
 from workloads.imaging import PairSource
 
@@ -142,9 +144,23 @@ class Testbed:
 
     def start(self, nodes: int, miners: int, base_port: int, *, up: Sequence[str] = ()) -> None:
         """Make a testnet and start its nodes (all unless `up` names some)."""
+        self.init(nodes, miners, base_port)
+        self.bmif("testnet", "up", *up, "--dir", str(self.directory))
+
+    def init(self, nodes: int, miners: int, base_port: int) -> None:
+        """Make a testnet."""
         options = ["--nodes", str(nodes), "--miners", str(miners), "--base-port", str(base_port)]
         self.bmif("testnet", "init", *options, "--dir", str(self.directory))
-        self.bmif("testnet", "up", *up, "--dir", str(self.directory))
+
+    def configure(self, node: str, settings: Mapping[str, JsonValue]) -> None:
+        """Replace whole sections of a node's file, as its operator would before it starts.
+
+        Raises ConfigError for what is no setting.
+        """
+        path = self.testnet.get_config_path(node)
+        text = yaml.safe_dump(read_yaml(path) | dict(settings), sort_keys=False)
+        path.write_text(text, encoding="utf-8")
+        NodeConfig.load(path)
 
     def stop(self) -> None:
         self.bmif("testnet", "down", "--dir", str(self.directory))
@@ -179,13 +195,25 @@ class Testbed:
         )
         return Published(str(published["task"]), str(published["transaction"]))
 
-    def mine(self, task: str, node: str, timeout_s: float) -> Run:
-        """Watch a task to its end; raises TestbedError unless it completes."""
+    def mine(self, task: str, node: str, timeout_s: float, *, expires: bool = False) -> Run:
+        """Watch a task to its end.
+
+        Raises TestbedError unless it completes; with `expires` it may also use up its openings.
+        """
         begun = time.monotonic()
-        self.bmif("task", "watch", task, "--timeout", f"{timeout_s:.0f}", "--config", self.config(node))
+        watch = ("task", "watch", task, "--timeout", f"{timeout_s:.0f}", "--config", self.config(node))
+        failure: TestbedError | None = None
+        try:
+            self.bmif(*watch)
+        except TestbedError as error:
+            if not expires:
+                raise
+            failure = error
         seconds = time.monotonic() - begun
         with self.connect(node) as client:
             found = client.call(client.api.get_task(task))
+            if failure is not None and found.status != "expired":
+                raise failure
             openings = client.collect(client.api.iterate_openings(task))
             milestones = client.call(client.api.get_milestones(task))
         losses = tuple(opening for opening in openings if opening.kind == "loss")

@@ -1,18 +1,20 @@
 """The clear twin of a published task: same data, weights, order, clip and optimiser, training in clear."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from benchmarks.testbed import Contributor
 from consensus.optimizer import apply_opening
 from consensus.task import Draft, PublishTask
-from fusion_model.train import Clipping, TrainingBatch, TrainingStep, train_twin
+from fusion_model.train import Clipping, Noise, TrainingBatch, TrainingStep, train_twin
 from workloads.fusion import WORKLOAD, FusionSpec
 from workloads.imaging import choose_validation_patients, load_pairs
-from workloads.noise import draw_gaussian
 
 SEED_OF_CHOICE = 1
 """Default seed of `bmif data encrypt`."""
+
+Draws = tuple[tuple[int, ...], ...]
+"""What was added to each step's gradient sum, by step."""
 
 
 def build_twin_batches(
@@ -38,12 +40,9 @@ def build_twin_batches(
 
 
 def run_twin(
-    draft: Draft, publication: PublishTask, contributors: Sequence[Contributor], noise_secret: bytes
+    draft: Draft, publication: PublishTask, contributors: Sequence[Contributor], noise: Noise
 ) -> Iterator[TrainingStep]:
-    """Every step of the task in clear; `contributors` in the order of the task's contributions.
-
-    The noise has the task's strength but draws of its own: the custody's are bound to the exact sums.
-    """
+    """Every step of the task in clear; `contributors` in the order of the task's contributions."""
     spec = FusionSpec.decode(draft.model)
     training, validation = build_twin_batches(spec, WORKLOAD.get_slots(draft.preset), contributors)
     return train_twin(
@@ -57,9 +56,7 @@ def run_twin(
         learning_rates=publication.optimizer.learning_rates,
         batches_per_step=publication.batches_per_step,
         update=partial(apply_opening, shift=publication.optimizer.shift, box=draft.weight_box),
-        noise=lambda step, count: draw_gaussian(
-            noise_secret, step.to_bytes(4, "big"), count, draft.gradient_noise
-        ),
+        noise=noise,
         loss_schedule=publication.loss_schedule,
         order=publication.order,
     )
@@ -69,12 +66,15 @@ def collect_twin(
     draft: Draft,
     publication: PublishTask,
     contributors: Sequence[Contributor],
-    noise_secret: bytes,
+    draws: Draws | None,
     last: int,
 ) -> list[TrainingStep]:
-    """`run_twin` up to step `last`."""
+    """`run_twin` up to step `last`, with these draws of noise, or none of all."""
     steps = []
-    for step in run_twin(draft, publication, contributors, noise_secret):
+    noise: Callable[[int, int], Sequence[int]] = (
+        (lambda step, count: (0,) * count) if draws is None else (lambda step, count: draws[step])
+    )
+    for step in run_twin(draft, publication, contributors, noise):
         steps.append(step)
         if step.step == last:
             break

@@ -1,7 +1,7 @@
 """What is mined for each modality: model, targets, schedule; chosen in clear (docs/ABLATION.md)."""
 
+import hashlib
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.results.folds import Fold, Hospital
@@ -17,8 +17,9 @@ PRESET = "ckks-16384-60x5"
 REWARD = 1000
 FALLS = (0.6, 0.4, 0.25)
 """Rungs lie where this share of the way from the first loss to the rehearsed last one is left..."""
-LAST = 1.5
-"""...and the last at this multiple of the rehearsed one: noise must not keep the task from its end."""
+LASTS = (1.5, 1.2, 1.08)
+"""...and the last ones at these multiples of the rehearsed last loss. A task that noise keeps from the last
+one ends with its openings, and its model is that of the rung before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,13 @@ class Schedule:
         )  # fmt: skip
 
 
+def compute_digest(*parts: object) -> str:
+    """Names what was asked for: kept results of another case are not taken for this one's."""
+    return hashlib.sha256(repr((parts, FALLS, LASTS, SCALE_BITS, WEIGHT_BOUND, PRESET)).encode()).hexdigest()[
+        :12
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One modality of the manifest and the task that suits it."""
@@ -117,9 +125,11 @@ class Case:
 
 def build_rungs(first: float, last: float) -> tuple[str, ...]:
     """The ladder between a rehearsal's first and last validation loss."""
-    targets = [last + share * (first - last) for share in FALLS] + [LAST * last]
-    if any(b >= a for a, b in pairwise([first, *targets])):
+    if not 0 < LASTS[0] * last < first:
         raise ValueError(f"a loss of {first:.5f} that falls to {last:.5f} gives no ladder")
+    ends = [share * last for share in LASTS]
+    targets = [last + share * (first - last) for share in FALLS]
+    targets = [target for target in targets if target > ends[0]] + ends
     return tuple(f"{target:.6f}:{REWARD}" for target in targets)
 
 
