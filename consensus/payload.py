@@ -2,6 +2,14 @@
 
 from dataclasses import dataclass
 
+from consensus.jobs import (
+    CommitResult,
+    ExpireJob,
+    RegisterModel,
+    RequestInference,
+    RetireModel,
+    RevealResult,
+)
 from consensus.params import Validator
 from consensus.task import (
     Available,
@@ -166,4 +174,10 @@ Payload = (
     | ReportOpenings
     | Accuse
     | Govern
+    | RegisterModel
+    | RetireModel
+    | RequestInference
+    | CommitResult
+    | RevealResult
+    | ExpireJob
 )

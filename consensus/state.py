@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TypeVar, cast
 
 from consensus.codec import decode_stored, encode
+from consensus.jobs import Count, Entry, EvaluatorRecord, JobRecord, ModelRecord, Receipt
 from consensus.params import Validator
 from consensus.records import (
     Account,
@@ -41,6 +42,8 @@ __all__ = [
     "TaskState",
     "TaskStatus",
     "get_account_key",
+    "get_job_key",
+    "get_receipt_key",
     "get_task_key",
 ]
 
@@ -62,6 +65,8 @@ _ORGANISATIONS = b"organisations"
 _SUSPENDED = b"suspended"
 _MEMBERS = b"members"
 _TASKS = b"tasks"
+_MODELS = b"models"
+_JOBS = b"jobs"
 
 
 def get_account_key(address: Address) -> bytes:
@@ -72,6 +77,20 @@ def get_account_key(address: Address) -> bytes:
 def get_task_key(task: Hash32) -> bytes:
     """The tree key under which a task's state is proved."""
     return b"task/" + task
+
+
+def get_job_key(job: Hash32) -> bytes:
+    """The tree key under which a job is proved."""
+    return b"job/" + job
+
+
+def get_receipt_key(job: Hash32) -> bytes:
+    """The tree key under which a settled job's receipt is proved."""
+    return b"receipt/" + job
+
+
+def _get_entry_key(name: bytes, number: int) -> bytes:
+    return name + b"/" + number.to_bytes(8, "big")
 
 
 def _get_checkpoint_key(height: int) -> bytes:
@@ -295,3 +314,67 @@ class State:
 
     def with_key_task(self, key_root: Hash32, task: Hash32) -> "State":
         return self._with(b"key/" + key_root, KeyUse(task))
+
+    # --- models and jobs of inference ---------------------------------------------------------
+
+    def _count(self, name: bytes) -> int:
+        found = self._get(Count, name)
+        return found.count if found else 0
+
+    def _append(self, name: bytes, identifier: Hash32) -> "State":
+        """With one more entry in a list of any length, at the cost of one entry."""
+        count = self._count(name)
+        state = self._with(_get_entry_key(name, count), Entry(identifier))
+        return state._with(name, Count(count + 1))
+
+    def _get_entry(self, name: bytes, number: int) -> Hash32 | None:
+        found = self._get(Entry, _get_entry_key(name, number))
+        return found.id if found else None
+
+    def get_model(self, model: Hash32) -> ModelRecord | None:
+        return self._get_cached(ModelRecord, b"model/" + model)
+
+    def with_model(self, model: Hash32, record: ModelRecord) -> "State":
+        return self._with(b"model/" + model, record)
+
+    def with_new_model(self, model: Hash32, record: ModelRecord) -> "State":
+        """At the end of the list of models."""
+        return self.with_model(model, record)._append(_MODELS, model)
+
+    def get_model_count(self) -> int:
+        """How many models were ever registered; they are numbered from 0."""
+        return self._count(_MODELS)
+
+    def get_model_id(self, number: int) -> Hash32 | None:
+        return self._get_entry(_MODELS, number)
+
+    def get_job(self, job: Hash32) -> JobRecord | None:
+        return self._get(JobRecord, get_job_key(job))
+
+    def with_job(self, job: Hash32, record: JobRecord) -> "State":
+        return self._with(get_job_key(job), record)
+
+    def with_new_job(self, job: Hash32, record: JobRecord) -> "State":
+        """At the end of the list of jobs."""
+        return self.with_job(job, record)._append(_JOBS, job)
+
+    def get_job_count(self) -> int:
+        """How many jobs were ever requested; they are numbered from 0."""
+        return self._count(_JOBS)
+
+    def get_job_id(self, number: int) -> Hash32 | None:
+        return self._get_entry(_JOBS, number)
+
+    def get_receipt(self, job: Hash32) -> Receipt | None:
+        return self._get(Receipt, get_receipt_key(job))
+
+    def with_receipt(self, job: Hash32, receipt: Receipt) -> "State":
+        return self._with(get_receipt_key(job), receipt)
+
+    def get_evaluator(self, organisation: str) -> EvaluatorRecord:
+        """How the organisation's results were, over all jobs that have ended."""
+        found = self._get(EvaluatorRecord, b"evaluator/" + organisation.encode())
+        return found or EvaluatorRecord(0, 0, 0)
+
+    def with_evaluator(self, organisation: str, record: EvaluatorRecord) -> "State":
+        return self._with(b"evaluator/" + organisation.encode(), record)

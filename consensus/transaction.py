@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from consensus.codec import encode
 from consensus.crypto import SigningKey, hash_domain, verify
+from consensus.jobs import RegisterModel, RequestInference
 from consensus.payload import Payload
 from consensus.task import Contribute, DraftTask, PublishTask, Transfer
 from consensus.types import Address, Hash32, Signature
@@ -11,8 +12,9 @@ from consensus.types import Address, Hash32, Signature
 
 @dataclass(frozen=True, slots=True)
 class SignedTransaction:
-    """`nonce` counts the sender's Transfer, DraftTask, Contribute and PublishTask; it is 0 for all other
-    kinds, which are idempotent by content and thus valid on every fork."""
+    """`nonce` counts the sender's Transfer, DraftTask, Contribute, PublishTask, RegisterModel and
+    RequestInference; it is 0 for all other kinds, which are idempotent by content and thus valid on every
+    fork."""
 
     chain_id: Hash32
     sender: Address
@@ -56,4 +58,6 @@ def verify_transaction(transaction: SignedTransaction) -> bool:
 
 def uses_nonce(payload: Payload) -> bool:
     """False for the kinds that are idempotent by content."""
-    return isinstance(payload, Transfer | DraftTask | Contribute | PublishTask)
+    return isinstance(
+        payload, Transfer | DraftTask | Contribute | PublishTask | RegisterModel | RequestInference
+    )

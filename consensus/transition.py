@@ -11,6 +11,22 @@ from consensus.errors import InvalidBlock, InvalidTransaction, Reason
 from consensus.evidence import apply_accuse, apply_report_openings, apply_report_votes
 from consensus.finality import apply_votes, process_content, process_parent, release_locks
 from consensus.governance import apply_govern
+from consensus.inference import (
+    apply_commit,
+    apply_expire_job,
+    apply_register,
+    apply_request,
+    apply_retire,
+    apply_reveal,
+)
+from consensus.jobs import (
+    CommitResult,
+    ExpireJob,
+    RegisterModel,
+    RequestInference,
+    RetireModel,
+    RevealResult,
+)
 from consensus.openings import apply_open_gradient, apply_open_loss
 from consensus.payload import Accuse, Govern, ReportOpenings, ReportVotes, SettleTask, Verdict
 from consensus.publication import apply_contribute, apply_draft, apply_publish
@@ -132,6 +148,18 @@ def apply_checked_transaction(
             return apply_accuse(state, sender, payload, ctx)
         case Govern() as payload:
             return apply_govern(state, payload, ctx)
+        case RegisterModel() as payload:
+            return apply_register(state, sender, payload, identifier, ctx)
+        case RetireModel() as payload:
+            return apply_retire(state, sender, payload)
+        case RequestInference() as payload:
+            return apply_request(state, sender, payload, identifier, ctx)
+        case CommitResult() as payload:
+            return apply_commit(state, sender, payload, ctx)
+        case RevealResult() as payload:
+            return apply_reveal(state, sender, payload, ctx)
+        case ExpireJob() as payload:
+            return apply_expire_job(state, payload, ctx)
 
 
 def apply_transaction(state: State, transaction: SignedTransaction, ctx: BlockContext) -> State:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consensus.codec import encode
-from consensus.payload import Payload
+from consensus.jobs import CommitResult, ExpireJob, RevealResult
 from consensus.task import Available, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Address, Hash32
@@ -40,7 +40,7 @@ class Mempool:
     ) -> None:
         self._pool: OrderedDict[Hash32, PooledTransaction] = OrderedDict()
         self._by_sender: dict[Address, int] = {}
-        self._openings: dict[tuple[Hash32, Hash32], Hash32] = {}
+        self._places: dict[tuple[Hash32, bytes], Hash32] = {}
         self._bytes = 0
         self._max_transactions = max_transactions
         self._max_per_sender = max_per_sender
@@ -67,7 +67,7 @@ class Mempool:
 
     def get_opening(self, task: Hash32, previous: Hash32) -> SignedTransaction | None:
         """The pending opening of `task` that follows the opening `previous`, if there is one."""
-        found = self._openings.get((task, previous))
+        found = self._places.get((task, previous))
         return None if found is None else self.get(found)
 
     def get_refusal(self, transaction: SignedTransaction) -> str | None:
@@ -84,15 +84,15 @@ class Mempool:
         transaction_id = compute_transaction_id(transaction)
         if transaction_id in self._pool or self.get_refusal(transaction) is not None:
             return False
-        key = _get_opening_key(transaction.payload)
-        if key is not None and key in self._openings:
+        key = _get_place(transaction)
+        if key is not None and key in self._places:
             return False  # first seen wins here; two signed openings of a step are evidence elsewhere
         size = len(encode(transaction))
         self._pool[transaction_id] = PooledTransaction(transaction_id, transaction, size)
         self._by_sender[transaction.sender] = self._by_sender.get(transaction.sender, 0) + 1
         self._bytes += size
         if key is not None:
-            self._openings[key] = transaction_id
+            self._places[key] = transaction_id
         return True
 
     def remove(self, transaction_ids: Iterable[Hash32]) -> None:
@@ -108,22 +108,26 @@ class Mempool:
             else:
                 del self._by_sender[sender]
             self._bytes -= pooled.size
-            key = _get_opening_key(pooled.transaction.payload)
-            if key is not None and self._openings.get(key) == transaction_id:
-                del self._openings[key]
+            key = _get_place(pooled.transaction)
+            if key is not None and self._places.get(key) == transaction_id:
+                del self._places[key]
 
     def get_candidates(self) -> list[SignedTransaction]:
         """All pending transactions in the order a proposer should try them.
 
-        By sender's nonce, and openings by step, so that a chain of dependent transactions goes
-        into one block; otherwise in order of arrival.
+        By sender's nonce, openings by step, commitments before results, so that a chain of dependent
+        transactions goes into one block; otherwise in order of arrival.
         """
         return [p.transaction for p in sorted(self._pool.values(), key=_get_rank)]
 
 
-def _get_opening_key(payload: Payload) -> tuple[Hash32, Hash32] | None:
+def _get_place(transaction: SignedTransaction) -> tuple[Hash32, bytes] | None:
+    """What one pending transaction alone may be: the next opening of a task, a sender's part in a job."""
+    payload = transaction.payload
     if isinstance(payload, OpenGradient | OpenLoss):
         return payload.task, payload.previous
+    if isinstance(payload, CommitResult):
+        return payload.job, transaction.sender
     return None
 
 
@@ -134,6 +138,10 @@ def _get_rank(pooled: PooledTransaction) -> tuple[int, int]:
             return 3, 2 * payload.step
         case OpenGradient():
             return 3, 2 * payload.step + 1
+        case CommitResult():
+            return 2, 0
+        case RevealResult() | ExpireJob():
+            return 2, 1
         case Available():
             return 2, 0
         case PublishTask():

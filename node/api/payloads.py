@@ -9,9 +9,19 @@ from typing import Annotated, TypeVar, Union, get_args, get_origin, get_type_hin
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from consensus import jobs
 from consensus import payload as judging
 from consensus import task as core
 from consensus.payload import Payload
+from node.api.fields import BlobRefModel
+from node.api.job_payloads import (
+    CommitResultPayload,
+    ExpireJobPayload,
+    RegisterModelPayload,
+    RequestInferencePayload,
+    RetireModelPayload,
+    RevealResultPayload,
+)
 from node.api.judging_payloads import (
     KINDS,
     AccusePayload,
@@ -48,12 +58,27 @@ PayloadModel = Annotated[
     | ReportVotesPayload
     | ReportOpeningsPayload
     | AccusePayload
-    | GovernPayload,
+    | GovernPayload
+    | RegisterModelPayload
+    | RetireModelPayload
+    | RequestInferencePayload
+    | CommitResultPayload
+    | RevealResultPayload
+    | ExpireJobPayload,
     Field(discriminator="kind"),
 ]
 
 SignablePayload = Annotated[
-    TransferPayload | DraftPayload | ContributePayload | PublishPayload | ExpirePayload | GovernPayload,
+    TransferPayload
+    | DraftPayload
+    | ContributePayload
+    | PublishPayload
+    | ExpirePayload
+    | GovernPayload
+    | RegisterModelPayload
+    | RetireModelPayload
+    | RequestInferencePayload
+    | ExpireJobPayload,
     Field(discriminator="kind"),
 ]
 """What an operator may ask the node to sign; the rest the node's services sign by themselves."""
@@ -73,6 +98,12 @@ AnyPayload = (
     | ReportOpeningsPayload
     | AccusePayload
     | GovernPayload
+    | RegisterModelPayload
+    | RetireModelPayload
+    | RequestInferencePayload
+    | CommitResultPayload
+    | RevealResultPayload
+    | ExpireJobPayload
 )
 
 _MODELS: dict[type[Payload], type[AnyPayload]] = {
@@ -90,9 +121,16 @@ _MODELS: dict[type[Payload], type[AnyPayload]] = {
     judging.ReportOpenings: ReportOpeningsPayload,
     judging.Accuse: AccusePayload,
     judging.Govern: GovernPayload,
+    jobs.RegisterModel: RegisterModelPayload,
+    jobs.RetireModel: RetireModelPayload,
+    jobs.RequestInference: RequestInferencePayload,
+    jobs.CommitResult: CommitResultPayload,
+    jobs.RevealResult: RevealResultPayload,
+    jobs.ExpireJob: ExpireJobPayload,
 }
 _CORES: dict[type[AnyPayload], type[Payload]] = {model: kind for kind, model in _MODELS.items()}
 _KIND_CORES: dict[type[BaseModel], type] = {model: kind for kind, model in KINDS.items()}
+_KIND_CORES[BlobRefModel] = core.BlobRef  # where there may be none
 
 payload_adapter: TypeAdapter[AnyPayload] = TypeAdapter(PayloadModel)
 

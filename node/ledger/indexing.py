@@ -2,6 +2,14 @@
 
 from consensus.block import Block
 from consensus.identifiers import compute_draft_hash, compute_task_id
+from consensus.jobs import (
+    CommitResult,
+    ExpireJob,
+    RegisterModel,
+    RequestInference,
+    RetireModel,
+    RevealResult,
+)
 from consensus.payload import Accuse, Govern, ReportOpenings, ReportVotes, WrongBundle
 from consensus.task import Contribute, DraftTask, PublishTask, Transfer
 from consensus.transaction import SignedTransaction, compute_transaction_id
@@ -10,7 +18,7 @@ from node.ledger.schema import WORK_POSITION, BlockIndex
 
 
 def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
-    """The task ids and draft hashes that a transaction is about."""
+    """The ids of tasks, models and jobs and the draft hashes that a transaction is about."""
     payload = transaction.payload
     match payload:
         case Transfer() | ReportVotes() | Govern():
@@ -26,6 +34,14 @@ def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
         case Accuse():
             wrong = payload.accusation
             return (wrong.claim.task if isinstance(wrong, WrongBundle) else wrong.opening.task,)
+        case RegisterModel():
+            return (compute_transaction_id(transaction),)
+        case RequestInference():
+            return (compute_transaction_id(transaction), payload.model)
+        case RetireModel():
+            return (payload.model,)
+        case CommitResult() | RevealResult() | ExpireJob():
+            return (payload.job,)
         case _:
             return (payload.task,)
 

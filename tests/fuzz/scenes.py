@@ -10,6 +10,7 @@ from consensus.claims import Presence, sign_claim, sign_presence, verify_claim, 
 from consensus.crypto import SigningKey
 from consensus.errors import InvalidBlock
 from consensus.governance import sign_governance
+from consensus.jobs import CommitResult, ExpireJob, RequestInference, RetireModel, RevealResult
 from consensus.light import (
     FinalityProof,
     SetChange,
@@ -24,6 +25,7 @@ from consensus.payload import (
     Govern,
     Governance,
     Grant,
+    Payload,
     Reinstate,
     ReportOpenings,
     ReportVotes,
@@ -51,8 +53,10 @@ from tests.unit.consensus.world import (
     OUTSIDER,
     VALIDATORS,
     World,
+    build_blob,
     build_contribution,
     build_draft,
+    build_model,
 )
 
 
@@ -145,8 +149,23 @@ def build_transactions() -> list[SignedTransaction]:
         world.sign(OUTSIDER, SettleTask(world.task, waiting)),
         *(world.sign(MINER_A, Accuse(accusation)) for accusation in build_accusations(world)),
         *(world.sign(OUTSIDER, payload) for payload in build_governance(world)),
+        *(world.sign(MINER_A, payload) for payload in build_job_payloads()),
     ]
     return list(dict.fromkeys(transactions))
+
+
+def build_job_payloads() -> list[Payload]:
+    """Of a model and a job that no head knows, but for the registration."""
+    model, job, root = (Hash32(bytes([number]) * 32) for number in (1, 2, 3))
+    request, keys = build_blob("request"), build_blob("keys")
+    return [
+        build_model(),
+        RetireModel(model),
+        RequestInference(model, request, keys, Amount(1), Millis(1), Millis(2)),
+        CommitResult(job, root),
+        RevealResult(job, root),
+        ExpireJob(job),
+    ]
 
 
 def build_vote_report(world: World) -> ReportVotes:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from consensus.block import Block, Body, Header, Work
 from consensus.claims import Presence
 from consensus.codec import CodecError, decode, encode
+from consensus.jobs import EvaluatorRecord, JobRecord, ModelRecord, Receipt
 from consensus.params import Genesis
 from consensus.records import Account, TaskState
 from consensus.task import Claim, PublishTask
@@ -32,6 +33,10 @@ TYPES = [
     Account,
     TaskState,
     Proof,
+    ModelRecord,
+    JobRecord,
+    Receipt,
+    EvaluatorRecord,
 ]
 
 relaxed = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])

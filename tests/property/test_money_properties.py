@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from consensus.errors import InvalidBlock, InvalidTransaction
 from consensus.identifiers import compute_weights_digest
+from consensus.inference import LIVING_JOBS
+from consensus.jobs import ExpireJob, JobStatus
 from consensus.payload import Payload
 from consensus.proposal import build_block, build_proposal, get_work_entitled_time
 from consensus.state import TaskStatus
@@ -122,6 +124,46 @@ def test_money_is_neither_made_nor_lost(data: st.DataObject) -> None:
         assert task.escrow >= 0
         if ended:
             assert task.escrow == task.bond == 0
+    assert all(world.state.get_account(key.address).balance >= 0 for key in KEYS)
+
+
+def draw_part(world: World, data: st.DataObject) -> SignedTransaction:
+    """A commitment, a result or an end; results differ now and then."""
+    key = data.draw(st.sampled_from([MINER_A, MINER_B, COLLEAGUE]))
+    result = data.draw(st.sampled_from(["result", "result", "result", "wrong"]))
+    match data.draw(st.sampled_from(["commit", "commit", "reveal", "reveal", "expire"])):
+        case "commit":
+            return world.build_commit(key, result)
+        case "reveal":
+            return world.build_reveal(key, result)
+        case _:
+            return world.sign(key, ExpireJob(world.job))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_fees_of_jobs_are_neither_made_nor_lost(data: st.DataObject) -> None:
+    world = World()
+    total = world.count_money()
+    price = data.draw(st.integers(0, 50))
+    world.register(price=Amount(price))
+    world.request(fee=Amount(price + data.draw(st.integers(0, 1_000))))
+    for _ in range(data.draw(st.integers(1, 12))):
+        transaction = draw_part(world, data)
+        after = data.draw(st.sampled_from([2_000, 2_000, 2_000, 70_000, 400_000]))
+        try:
+            apply_transaction(world.state, transaction, world.get_context(after))
+        except InvalidTransaction:
+            world.carry(after=after)
+        else:
+            world.carry(transaction, after=after)
+        record, receipt = world.job_record, world.state.get_receipt(world.job)
+        assert world.count_money() == total
+        assert (record.escrow == record.request.fee) == (record.status in LIVING_JOBS)
+        assert (receipt is not None) == (record.status is JobStatus.SETTLED)
+        if receipt is not None:
+            parts = (*receipt.evaluators, *receipt.caught, *receipt.silent)
+            assert sorted(parts) == sorted(item.evaluator for item in record.evaluations)
     assert all(world.state.get_account(key.address).balance >= 0 for key in KEYS)
 
 

@@ -27,6 +27,8 @@ from consensus.identifiers import (
     compute_transactions_root,
     compute_weights_digest,
 )
+from consensus.inference import compute_commitment
+from consensus.jobs import CommitResult, ExpireJob, RequestInference, RetireModel, RevealResult
 from consensus.leases import compute_leases
 from consensus.params import Genesis, Validator
 from consensus.payload import (
@@ -43,7 +45,7 @@ from consensus.payload import (
 )
 from consensus.task import Available, Claim, DraftTask, ExpireTask, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction, compute_transaction_id
-from consensus.types import Hash32, Millis
+from consensus.types import Amount, Hash32, Millis
 from consensus.vote import Vote
 from tests.unit.consensus.test_evidence import build_double
 from tests.unit.consensus.world import (
@@ -57,6 +59,7 @@ from tests.unit.consensus.world import (
     build_draft,
     build_genesis,
     build_milestone_world,
+    build_model,
 )
 
 PATH = Path(__file__).parents[2] / "vectors" / "consensus.json"
@@ -79,6 +82,11 @@ def build_vectors() -> dict[str, Vector]:
         "open loss": world.sign(CUSTODY, loss),
         "expire": world.sign(OUTSIDER, ExpireTask(world.task)),
         **build_judgements(world, opening, loss),
+        **build_jobs(world),
+        "accuse of a loss": world.sign(
+            MINER_B,
+            Accuse(WrongLoss(loss, world.sign(CUSTODY, loss).signature, hash_domain("test", b"canonical"))),
+        ),
     }
     vectors: dict[str, Vector] = {}
     for name, transaction in payloads.items():
@@ -154,9 +162,24 @@ def build_judgements(world: World, opening: OpenGradient, loss: OpenLoss) -> dic
         ),
         "accuse of a bundle": world.sign(MINER_B, Accuse(WrongBundle(claim, root))),
         "govern": world.sign(OUTSIDER, Govern(governance, (approval,))),
-        "accuse of a loss": world.sign(
-            MINER_B, Accuse(WrongLoss(loss, world.sign(CUSTODY, loss).signature, root))
+    }
+
+
+def build_jobs(world: World) -> dict[str, SignedTransaction]:
+    """The kinds of encrypted inference."""
+    model, job, root = (hash_domain("test", name) for name in (b"a model", b"a job", b"a result"))
+    request = RequestInference(
+        model, build_blob("request", 300), build_blob("keys", 400), Amount(100), Millis(5_000), Millis(9_000)
+    )
+    return {
+        "register model": world.sign(OUTSIDER, build_model(keys=build_blob("keys", 400))),
+        "retire model": world.sign(OUTSIDER, RetireModel(model)),
+        "request inference": world.sign(OUTSIDER, request),
+        "commit result": world.sign(
+            MINER_A, CommitResult(job, compute_commitment(job, root, MINER_A.address))
         ),
+        "reveal result": world.sign(MINER_A, RevealResult(job, root)),
+        "expire job": world.sign(OUTSIDER, ExpireJob(job)),
     }
 
 
@@ -216,7 +239,7 @@ def read_merkle(tag: str, leaves: list[bytes]) -> bytes:
     return hash_tagged(tag + "-root", len(leaves).to_bytes(8, "big") + top)
 
 
-@pytest.mark.parametrize("tag", range(14))
+@pytest.mark.parametrize("tag", range(20))
 def test_transactions_read_independently(tag: int) -> None:
     name = [name for name in VECTORS if name.startswith("transaction")][tag]
     chain_id, sender, nonce, payload, signature = read(VECTORS[name])
@@ -299,6 +322,13 @@ def test_genesis_state_root_reads_independently() -> None:
         return hash_tagged("tree", b"\x01" + bytes([bit]) + build(left) + build(right))
 
     assert build(list(leaves)).hex() == VECTORS["genesis"]["state_root"]
+
+
+def test_commitments_read_independently() -> None:
+    """H("result-commitment", job, result, evaluator)."""
+    commit, reveal = (read(VECTORS[f"transaction: {name} result"]) for name in ("commit", "reveal"))
+    (_, job, commitment), (_, _, result) = commit[3], reveal[3]
+    assert commitment == hash_tagged("result-commitment", job + result + commit[1])
 
 
 def test_leases_read_independently() -> None:

@@ -18,6 +18,8 @@ from consensus.identifiers import (
     compute_weights_digest,
     compute_work_root,
 )
+from consensus.inference import compute_commitment
+from consensus.jobs import CommitResult, JobRecord, RegisterModel, RequestInference, RevealResult
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
 from consensus.payload import Payload, Verdict
 from consensus.proposal import (
@@ -141,6 +143,24 @@ def build_publication(draft: Hash32, contributions: tuple[Hash32, ...], **change
     return replace(publication, **changes)
 
 
+def build_model(**changes: object) -> RegisterModel:
+    """Clear weights, at a price of 7."""
+    model = RegisterModel(
+        workload="diagnosis",
+        label="pneumonia 28x28",
+        provenance="trained on public images",
+        evidence=hash_domain("test", b"report"),
+        model=build_blob("model"),
+        keys=None,
+        keys_bytes=400,
+        request_bytes=300,
+        result_bytes=50,
+        price=Amount(7),
+        expires=Millis(START + 10_000_000),
+    )
+    return replace(model, **changes)
+
+
 @dataclass
 class World:
     """Header and state at the head; every method that adds a block validates it as any node would."""
@@ -153,6 +173,8 @@ class World:
     task: Hash32 = field(init=False)
     weights: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Weights by step."""
+    model: Hash32 = field(init=False)
+    job: Hash32 = field(init=False)
 
     def __post_init__(self) -> None:
         self.state = build_genesis_state(self.genesis)
@@ -367,6 +389,44 @@ class World:
         """Three of four validators accept the first unsettled milestone."""
         self.carry(*(self.sign(key, self.build_verdict()) for key in (COLLEAGUE, MINER_A, MINER_B)))
 
+    # --- a job --------------------------------------------------------------------------------
+
+    def register(self, **changes: object) -> None:
+        """The outsider's model, in a block."""
+        transaction = self.sign(OUTSIDER, build_model(**changes))
+        self.carry(transaction)
+        self.model = compute_transaction_id(transaction)
+
+    def build_request(self, **changes: object) -> RequestInference:
+        request = RequestInference(
+            model=self.model,
+            request=build_blob("request", 300),
+            keys=build_blob("keys", 400),
+            fee=Amount(100),
+            commit_until=Millis(self.header.time + 60_000),
+            deadline=Millis(self.header.time + 300_000),
+        )
+        return replace(request, **changes)
+
+    def request(self, **changes: object) -> None:
+        """The colleague's job with the model, in a block."""
+        transaction = self.sign(COLLEAGUE, self.build_request(**changes))
+        self.carry(transaction)
+        self.job = compute_transaction_id(transaction)
+
+    @property
+    def job_record(self) -> JobRecord:
+        record = self.state.get_job(self.job)
+        assert record is not None
+        return record
+
+    def build_commit(self, key: SigningKey, result: str = "result") -> SignedTransaction:
+        root = build_blob(result).root
+        return self.sign(key, CommitResult(self.job, compute_commitment(self.job, root, key.address)))
+
+    def build_reveal(self, key: SigningKey, result: str = "result") -> SignedTransaction:
+        return self.sign(key, RevealResult(self.job, build_blob(result).root))
+
     def transfer(
         self, key: SigningKey, to: SigningKey, amount: int, nonce: int | None = None
     ) -> SignedTransaction:
@@ -380,7 +440,7 @@ class World:
 
 
 def count_money(state: State, addresses: Sequence[Address]) -> int:
-    """All money of a state in which only these accounts have ever held any."""
+    """All money of a state in which only these accounts have ever held any: escrows of tasks and jobs too."""
     jailed = state.get_jailed()
     pending = state.get_pending_set()
     total = sum(state.get_account(address).balance for address in addresses)
@@ -391,6 +451,11 @@ def count_money(state: State, addresses: Sequence[Address]) -> int:
         task_state = state.get_task(task)
         assert task_state is not None
         total += task_state.escrow + task_state.bond
+    for number in range(state.get_job_count()):
+        job = state.get_job_id(number)
+        record = None if job is None else state.get_job(job)
+        assert record is not None
+        total += record.escrow
     return total
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from consensus import jobs
 from consensus import payload as judging
 from consensus import task as core
 from consensus.params import Validator
@@ -62,6 +63,15 @@ PAYLOADS: tuple[Payload, ...] = (
         judging.Govern(judging.Governance(n, action), (judging.Approval(Address(HASH), SIGNATURE),))
         for n, action in enumerate(ACTIONS)
     ),
+    *(
+        jobs.RegisterModel("diagnosis", "name", "where from", HASH, BLOB, keys, 1, 2, 3, Amount(4), Millis(5))
+        for keys in (None, BLOB)
+    ),
+    jobs.RetireModel(HASH),
+    jobs.RequestInference(HASH, BLOB, BLOB, Amount(7), Millis(8), Millis(9)),
+    jobs.CommitResult(HASH, ZERO_HASH),
+    jobs.RevealResult(HASH, ZERO_HASH),
+    jobs.ExpireJob(HASH),
 )
 
 
