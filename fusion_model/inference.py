@@ -41,15 +41,18 @@ def fuse_image(
     m = config.margin
     padded = np.pad(planes.astype(np.float32), ((0, 0), (m, m), (m, m)), mode="reflect")
     change = compute_change(config, convert_weights(weights), padded)
-    return np.asarray(base + compute_fade(planes[0], planes[1]) * change, dtype=np.float64)
+    return np.asarray(base + compute_fade(config, planes[0], planes[1]) * change, dtype=np.float64)
 
 
-def compute_fade(first: Array, second: Array) -> Array:
-    """What F - S is multiplied with at fusing, (H, W): min(1, 32 max(A, B)).
+def compute_fade(config: NetworkConfig, first: Array, second: Array) -> Array:
+    """What F - S is multiplied with at fusing, (H, W): min(1, 32 max(A, B)); 1 for a network of 1x1 kernels.
 
     The network's window reaches from an edge into the background beside it. What it adds there is small but
     counts as structure where there is none. Training does not know of it: its patches are hardly ever dark.
+    A network without a margin sees no neighbours, and what it adds where both images are 0 is exactly 0.
     """
+    if not config.margin:
+        return np.ones(first.shape)
     return np.asarray(np.minimum(1.0, FADE_SLOPE * np.maximum(first, second)), dtype=np.float64)
 
 

@@ -76,5 +76,6 @@ class PolynomialFusion(nn.Module):
         base = inputs[:, :2].mean(dim=1) if skip is None else skip
         # The border is cut off again: what stands in it does not matter.
         change = self.forward(planes, functional.pad(base, (m, m, m, m))) - base
-        fade = torch.clamp(FADE_SLOPE * inputs[:, :2].amax(dim=1), max=1.0)
-        return base + fade * change
+        if not m:
+            return base + change
+        return base + torch.clamp(FADE_SLOPE * inputs[:, :2].amax(dim=1), max=1.0) * change

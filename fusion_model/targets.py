@@ -22,6 +22,13 @@ OVERLAY_FIRST, OVERLAY_SECOND = 1.06, 0.12
 """Weights of the two images in `overlay`; see docs/ABLATION.md for why."""
 
 
+TINT_FIRST, TINT_PRODUCT, TINT_SQUARE = 1.05, 0.1, 0.07
+"""Weights of A, A B and B^2 in `tinted`; see docs/ABLATION.md for why."""
+
+BLEND_SHADE = 0.25
+"""How much of the darker image is added to the half of `blended` that is not the teacher's."""
+
+
 class ImageTargets(NamedTuple):
     """Targets of a whole registered pair."""
 
@@ -99,15 +106,19 @@ def _build_energy(first: Array, second: Array) -> ImageTargets:
     return ImageTargets(np.maximum(first, second), differences[0], differences[1])
 
 
+def _compute_shaded(first: Array, second: Array, shade: float) -> Array:
+    """max + shade min (1 - max), (H, W)."""
+    high, low = np.maximum(first, second), np.minimum(first, second)
+    return np.asarray(high + shade * low * (1 - high), dtype=np.float64)
+
+
 def _build_shaded(first: Array, second: Array) -> ImageTargets:
     """The brighter pixel, lifted a little by the darker one, and the differences of that image.
 
     T = max + 0.15 min (1 - max): where one image saturates nothing is added, elsewhere the image that loses
     stays visible. Close to pixel maximum, whose mutual information and fidelity are hard to improve upon.
     """
-    high, low = np.maximum(first, second), np.minimum(first, second)
-    image = high + SHADE * low * (1 - high)
-    return ImageTargets(image, np.diff(image, axis=1), np.diff(image, axis=0))
+    return _take_image(_compute_shaded(first, second, SHADE))
 
 
 def _build_overlay(first: Array, second: Array) -> ImageTargets:
@@ -116,7 +127,34 @@ def _build_overlay(first: Array, second: Array) -> ImageTargets:
     For pairs whose second image is shown by its colour (PET, SPECT): luminance is then left to anatomy. The
     intensity is cut off at 1 and the differences are not, so that bright regions keep their detail.
     """
-    image = OVERLAY_FIRST * first + OVERLAY_SECOND * second
+    return _take_image(OVERLAY_FIRST * first + OVERLAY_SECOND * second)
+
+
+def _build_tinted(first: Array, second: Array) -> ImageTargets:
+    """The first image, brighter where the second is bright, T = 1.05 A + 0.1 A B + 0.07 B^2.
+
+    For pairs whose second image is shown by its colour, like `overlay`. The square keeps what is faint in the
+    second image, and its noise, out of the luminance. A network of 1x1 kernels can be exactly this.
+    """
+    return _take_image(TINT_FIRST * first + TINT_PRODUCT * first * second + TINT_SQUARE * second**2)
+
+
+def _build_teacher(first: Array, second: Array) -> ImageTargets:
+    """What the public teacher network fuses, and the differences of that image."""
+    return _take_image(compute_teacher_image(first, second))
+
+
+def _build_blended(first: Array, second: Array) -> ImageTargets:
+    """Half the public teacher's image, half pixel maximum with a quarter of the darker image's shade.
+
+    The teacher adds edges and local contrast, the other half keeps what tells each source from the other.
+    """
+    shaded = _compute_shaded(first, second, BLEND_SHADE)
+    return _take_image((compute_teacher_image(first, second) + shaded) / 2)
+
+
+def _take_image(image: Array) -> ImageTargets:
+    """An image, cut off at 1, and its differences, which are not: bright regions keep their detail."""
     return ImageTargets(
         np.minimum(image, 1.0),
         np.clip(np.diff(image, axis=1), -1.0, 1.0),
@@ -124,18 +162,14 @@ def _build_overlay(first: Array, second: Array) -> ImageTargets:
     )
 
 
-def _build_teacher(first: Array, second: Array) -> ImageTargets:
-    """What the public teacher network fuses, and the differences of that image."""
-    image = compute_teacher_image(first, second)
-    return ImageTargets(image, np.diff(image, axis=1), np.diff(image, axis=0))
-
-
 _TARGETS: dict[str, Callable[[Array, Array], ImageTargets]] = {
     "maximum": _build_maximum,
     "energy": _build_energy,
     "shaded": _build_shaded,
     "overlay": _build_overlay,
+    "tinted": _build_tinted,
     "teacher": _build_teacher,
+    "blended": _build_blended,
 }
 
 TARGETS: tuple[str, ...] = tuple(_TARGETS)

@@ -113,7 +113,7 @@ class FusionRequest:
 
         spec = FusionSpec.decode(model)
         planes, self._skip = build_planes(spec, pair)
-        self._fade = compute_fade(planes[0], planes[1])
+        self._fade = compute_fade(spec.network, planes[0], planes[1])
         self._chroma = pair.chroma
         height, width = planes.shape[1:]
         slots = fusion.params.slots

@@ -88,7 +88,7 @@ def test_each_modality_has_one_case() -> None:
 
 def test_another_case_has_another_digest() -> None:
     case = CASES[0]
-    other = replace(case, schedule=replace(case.schedule, rate=0.5))
+    other = replace(case, schedule=replace(case.schedule, rate=case.schedule.rate / 2))
     assert compute_digest(case) == compute_digest(replace(case)) != compute_digest(other)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from fusion_model.config import NetworkConfig
 from fusion_model.gradients import Array
-from fusion_model.inference import fuse_image
+from fusion_model.inference import compute_change, fuse_image
 from fusion_model.model import PolynomialFusion
 
 CONFIGS = [
@@ -45,12 +45,22 @@ def test_whole_images_are_those_of_the_exact_network(
     np.testing.assert_allclose(fused, exact.numpy(), rtol=0, atol=1e-4)
 
 
-def test_black_stays_exactly_black_on_any_skip() -> None:
-    config = CONFIGS[2]
+@pytest.mark.parametrize("config", [CONFIGS[2], CONFIGS[5]])
+def test_black_stays_exactly_black_on_any_skip(config: NetworkConfig) -> None:
     weights, planes = draw(config, 30, 30)
     skip = np.random.default_rng(3).uniform(0, 1, (30, 30))
     assert not fuse_image(config, weights, 0 * planes).any()
     np.testing.assert_array_equal(fuse_image(config, weights, 0 * planes, skip), skip)
+
+
+def test_only_a_network_with_a_margin_fades() -> None:
+    for config, fades in ((CONFIGS[0], True), (CONFIGS[5], False)):
+        weights, planes = draw(config, 30, 30)
+        dark = planes / 64
+        change = compute_change(config, np.array(weights) / 2**20, dark.astype(np.float32))
+        m = config.margin
+        added = (fuse_image(config, weights, dark) - dark.mean(axis=0))[m : 30 - m, m : 30 - m]
+        assert (np.abs(added).sum() < 0.6 * np.abs(change).sum()) == fades
 
 
 def test_wrong_shapes_are_named() -> None:

@@ -103,6 +103,22 @@ def test_overlay_is_linear_but_for_the_cut_at_white() -> None:
     np.testing.assert_allclose(targets.gradient_y, np.clip(np.diff(image, axis=0), -1, 1))
 
 
+def test_tinted_is_a_quadratic_function_of_the_pixel() -> None:
+    first, second = np.random.default_rng(5).uniform(0, 1, (2, 16, 16))
+    targets = build_image_targets("tinted", first, second)
+    image = 1.05 * first + 0.1 * first * second + 0.07 * second**2
+    np.testing.assert_allclose(targets.intensity, np.minimum(image, 1))
+    np.testing.assert_allclose(targets.gradient_x, np.clip(np.diff(image, axis=1), -1, 1))
+
+
+def test_blended_is_half_the_teacher() -> None:
+    pair = build_phantoms(1, 1, slices=1)[0]
+    teacher = build_image_targets("teacher", pair.first, pair.second).intensity
+    high, low = np.maximum(pair.first, pair.second), np.minimum(pair.first, pair.second)
+    blended = build_image_targets("blended", pair.first, pair.second).intensity
+    np.testing.assert_allclose(2 * blended - teacher, high + 0.25 * low * (1 - high), atol=1e-12)
+
+
 def test_unknown_targets_are_refused() -> None:
     with pytest.raises(ValueError, match="target 'best' is unknown; known are maximum, energy"):
         build_image_targets("best", np.zeros((8, 8)), np.zeros((8, 8)))
