@@ -13,6 +13,7 @@ from consensus.context import BlockContext
 from consensus.crypto import hash_domain
 from consensus.errors import InvalidTransaction, Reason
 from consensus.jobs import (
+    CloseCommits,
     CommitResult,
     Evaluation,
     ExpireJob,
@@ -136,18 +137,8 @@ def compute_organisations_stake(state: State, organisations: Iterable[str]) -> i
     )
 
 
-def is_revealing(state: State, record: JobRecord, time: int) -> bool:
-    """True once results may be revealed, and no longer committed to.
-
-    Organisations with more than two thirds of stake have committed, so that more than a third agrees even
-    if a third lies; or the time for commitments is over and more than a third has.
-    """
-    if record.status is not JobStatus.OPEN:
-        return record.status in LIVING_JOBS
-    if time < record.request.commit_until:
-        return False
-    stake = compute_organisations_stake(state, (item.organisation for item in record.evaluations))
-    return 3 * stake > state.get_total_stake()
+def _compute_committed_stake(state: State, evaluations: Iterable[Evaluation]) -> int:
+    return compute_organisations_stake(state, (item.organisation for item in evaluations))
 
 
 def _get_living(state: State, job: Hash32) -> JobRecord:
@@ -158,31 +149,50 @@ def _get_living(state: State, job: Hash32) -> JobRecord:
     return record
 
 
+def _get_running(state: State, job: Hash32, ctx: BlockContext) -> JobRecord:
+    record = _get_living(state, job)
+    _require(ctx.time <= record.request.deadline, Reason.JOB_DEADLINE, str(record.request.deadline))
+    return record
+
+
 def apply_commit(state: State, sender: Address, payload: CommitResult, ctx: BlockContext) -> State:
-    """Counts an organisation as one that has a result; two thirds close the list."""
-    record = _get_living(state, payload.job)
-    request = record.request
-    _require(ctx.time <= request.deadline, Reason.JOB_DEADLINE, str(request.deadline))
+    """Counts an organisation as one that has a result; more than two thirds of stake close the list."""
+    record = _get_running(state, payload.job, ctx)
     organisation = state.get_account(sender).organisation
     _require(state.may_mine(organisation), Reason.EVALUATOR_ORGANISATION, organisation or "none")
     is_new = all(item.organisation != organisation for item in record.evaluations)
     _require(is_new, Reason.COMMIT_DOUBLED, organisation)
-    _require(not is_revealing(state, record, ctx.time), Reason.COMMIT_CLOSED, payload.job.hex())
+    _require(record.status is JobStatus.OPEN, Reason.COMMIT_CLOSED, record.status)
     evaluations = (*record.evaluations, Evaluation(sender, organisation, payload.commitment, None))
-    stake = compute_organisations_stake(state, (item.organisation for item in evaluations))
-    status = JobStatus.REVEALING if 3 * stake > 2 * state.get_total_stake() else JobStatus.OPEN
+    # More than a third is left to agree even if a third lies.
+    is_enough = 3 * _compute_committed_stake(state, evaluations) > 2 * state.get_total_stake()
+    status = JobStatus.REVEALING if is_enough else JobStatus.OPEN
     return state.with_job(payload.job, replace(record, evaluations=evaluations, status=status))
+
+
+def is_closable(state: State, record: JobRecord, time: int) -> bool:
+    """True if the time for commitments is over and organisations with more than a third of stake have any."""
+    if record.status is not JobStatus.OPEN or time < record.request.commit_until:
+        return False
+    return 3 * _compute_committed_stake(state, record.evaluations) > state.get_total_stake()
+
+
+def apply_close(state: State, payload: CloseCommits, ctx: BlockContext) -> State:
+    """Nobody commits any more; whoever has may show its result."""
+    record = _get_running(state, payload.job, ctx)
+    _require(record.status is JobStatus.OPEN, Reason.COMMIT_CLOSED, record.status)
+    _require(is_closable(state, record, ctx.time), Reason.CLOSE_EARLY, payload.job.hex())
+    return state.with_job(payload.job, replace(record, status=JobStatus.REVEALING))
 
 
 def apply_reveal(state: State, sender: Address, payload: RevealResult, ctx: BlockContext) -> State:
     """Shows a committed result; it may confirm the job, and the last one ends it."""
-    record = _get_living(state, payload.job)
-    _require(ctx.time <= record.request.deadline, Reason.JOB_DEADLINE, str(record.request.deadline))
+    record = _get_running(state, payload.job, ctx)
     found = next((item for item in record.evaluations if item.evaluator == sender), None)
     if found is None:
         raise InvalidTransaction(Reason.REVEAL_UNCOMMITTED, sender.hex())
     _require(found.result is None, Reason.REVEAL_DOUBLED, sender.hex())
-    _require(is_revealing(state, record, ctx.time), Reason.REVEAL_EARLY, payload.job.hex())
+    _require(record.status is not JobStatus.OPEN, Reason.REVEAL_EARLY, payload.job.hex())
     fits = compute_commitment(payload.job, payload.result, sender) == found.commitment
     _require(fits, Reason.REVEAL_COMMITMENT, payload.result.hex())
     organisation = state.get_account(sender).organisation
@@ -191,10 +201,7 @@ def apply_reveal(state: State, sender: Address, payload: RevealResult, ctx: Bloc
     evaluations = tuple(
         replace(item, result=payload.result) if item is found else item for item in record.evaluations
     )
-    # From the first result on nobody may commit any more, even if stakes change.
-    status = JobStatus.REVEALING if record.status is JobStatus.OPEN else record.status
-    record = replace(record, evaluations=evaluations, status=status)
-    record = _confirm(state, record, payload.result, ctx)
+    record = _confirm(state, replace(record, evaluations=evaluations), payload.result, ctx)
     if all(item.result is not None for item in evaluations):
         return _finish(state, payload.job, record, ctx)
     return state.with_job(payload.job, record)
@@ -221,10 +228,9 @@ def apply_expire_job(state: State, payload: ExpireJob, ctx: BlockContext) -> Sta
 
 def _finish(state: State, job: Hash32, record: JobRecord, ctx: BlockContext) -> State:
     """The owner's price, equal shares for those who had the result, and what does not divide, back."""
-    was_revealing = is_revealing(state, record, ctx.time)
     confirmed = record.result
     for item in record.evaluations:
-        state = _count(state, item, confirmed, was_revealing)
+        state = _count(state, item, record)
     ended = replace(record, escrow=Amount(0))
     if confirmed is None:
         state = state.with_credit(record.requester, record.escrow)
@@ -251,13 +257,13 @@ def _finish(state: State, job: Hash32, record: JobRecord, ctx: BlockContext) -> 
     return state.with_job(job, replace(ended, status=JobStatus.SETTLED)).with_receipt(job, receipt)
 
 
-def _count(state: State, item: Evaluation, confirmed: Hash32 | None, was_revealing: bool) -> State:
+def _count(state: State, item: Evaluation, job: JobRecord) -> State:
     """Nobody is blamed where nothing was confirmed, or for silence before results were asked for."""
     record = state.get_evaluator(item.organisation)
     if item.result is None:
-        record = replace(record, silent=record.silent + was_revealing)
-    elif confirmed is not None and item.result == confirmed:
+        record = replace(record, silent=record.silent + (job.status is not JobStatus.OPEN))
+    elif item.result == job.result:
         record = replace(record, right=record.right + 1)
-    elif confirmed is not None:
+    elif job.result is not None:
         record = replace(record, wrong=record.wrong + 1)
     return state.with_evaluator(item.organisation, record)

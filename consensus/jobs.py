@@ -55,7 +55,7 @@ class RequestInference:
     """Evaluation keys: relinearisation and rotations, nothing that decrypts."""
     fee: Amount
     commit_until: Millis
-    """Header time up to which organisations may commit, if more than two thirds have not before."""
+    """Header time from which the list of commitments may be closed; two thirds of stake close it before."""
     deadline: Millis
 
 
@@ -66,6 +66,16 @@ class CommitResult:
     job: Hash32
     commitment: Hash32
     """H("result-commitment", job, root of the result's blob, the sender's address)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCommits:
+    """Ends a job's time for commitments, so that results may be shown. By anyone.
+
+    A transaction of its own: results wait until a block has closed the list, not until a clock says so.
+    """
+
+    job: Hash32
 
 
 @dataclass(frozen=True, slots=True)

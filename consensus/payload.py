@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from consensus.jobs import (
+    CloseCommits,
     CommitResult,
     ExpireJob,
     RegisterModel,
@@ -178,6 +179,7 @@ Payload = (
     | RetireModel
     | RequestInference
     | CommitResult
+    | CloseCommits
     | RevealResult
     | ExpireJob
 )

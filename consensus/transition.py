@@ -12,6 +12,7 @@ from consensus.evidence import apply_accuse, apply_report_openings, apply_report
 from consensus.finality import apply_votes, process_content, process_parent, release_locks
 from consensus.governance import apply_govern
 from consensus.inference import (
+    apply_close,
     apply_commit,
     apply_expire_job,
     apply_register,
@@ -20,6 +21,7 @@ from consensus.inference import (
     apply_reveal,
 )
 from consensus.jobs import (
+    CloseCommits,
     CommitResult,
     ExpireJob,
     RegisterModel,
@@ -156,6 +158,8 @@ def apply_checked_transaction(
             return apply_request(state, sender, payload, identifier, ctx)
         case CommitResult() as payload:
             return apply_commit(state, sender, payload, ctx)
+        case CloseCommits() as payload:
+            return apply_close(state, payload, ctx)
         case RevealResult() as payload:
             return apply_reveal(state, sender, payload, ctx)
         case ExpireJob() as payload:

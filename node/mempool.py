@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consensus.codec import encode
-from consensus.jobs import CommitResult, ExpireJob, RevealResult
+from consensus.jobs import CloseCommits, CommitResult, ExpireJob, RevealResult
 from consensus.task import Available, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Address, Hash32
@@ -140,8 +140,10 @@ def _get_rank(pooled: PooledTransaction) -> tuple[int, int]:
             return 3, 2 * payload.step + 1
         case CommitResult():
             return 2, 0
-        case RevealResult() | ExpireJob():
+        case CloseCommits():
             return 2, 1
+        case RevealResult() | ExpireJob():
+            return 2, 2
         case Available():
             return 2, 0
         case PublishTask():

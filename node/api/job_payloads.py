@@ -47,6 +47,11 @@ class CommitResultPayload(Model):
     commitment: Hex32
 
 
+class CloseCommitsPayload(Model):
+    kind: Literal["close-commits"] = "close-commits"
+    job: Hex32
+
+
 class RevealResultPayload(Model):
     kind: Literal["reveal-result"] = "reveal-result"
     job: Hex32

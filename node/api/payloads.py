@@ -15,6 +15,7 @@ from consensus import task as core
 from consensus.payload import Payload
 from node.api.fields import BlobRefModel
 from node.api.job_payloads import (
+    CloseCommitsPayload,
     CommitResultPayload,
     ExpireJobPayload,
     RegisterModelPayload,
@@ -63,6 +64,7 @@ PayloadModel = Annotated[
     | RetireModelPayload
     | RequestInferencePayload
     | CommitResultPayload
+    | CloseCommitsPayload
     | RevealResultPayload
     | ExpireJobPayload,
     Field(discriminator="kind"),
@@ -102,6 +104,7 @@ AnyPayload = (
     | RetireModelPayload
     | RequestInferencePayload
     | CommitResultPayload
+    | CloseCommitsPayload
     | RevealResultPayload
     | ExpireJobPayload
 )
@@ -125,6 +128,7 @@ _MODELS: dict[type[Payload], type[AnyPayload]] = {
     jobs.RetireModel: RetireModelPayload,
     jobs.RequestInference: RequestInferencePayload,
     jobs.CommitResult: CommitResultPayload,
+    jobs.CloseCommits: CloseCommitsPayload,
     jobs.RevealResult: RevealResultPayload,
     jobs.ExpireJob: ExpireJobPayload,
 }

@@ -3,6 +3,7 @@
 from consensus.block import Block
 from consensus.identifiers import compute_draft_hash, compute_task_id
 from consensus.jobs import (
+    CloseCommits,
     CommitResult,
     ExpireJob,
     RegisterModel,
@@ -40,7 +41,7 @@ def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
             return (compute_transaction_id(transaction), payload.model)
         case RetireModel():
             return (payload.model,)
-        case CommitResult() | RevealResult() | ExpireJob():
+        case CommitResult() | CloseCommits() | RevealResult() | ExpireJob():
             return (payload.job,)
         case _:
             return (payload.task,)

@@ -10,7 +10,7 @@ from consensus.claims import Presence, sign_claim, sign_presence, verify_claim, 
 from consensus.crypto import SigningKey
 from consensus.errors import InvalidBlock
 from consensus.governance import sign_governance
-from consensus.jobs import CommitResult, ExpireJob, RequestInference, RetireModel, RevealResult
+from consensus.jobs import CloseCommits, CommitResult, ExpireJob, RequestInference, RetireModel, RevealResult
 from consensus.light import (
     FinalityProof,
     SetChange,
@@ -163,6 +163,7 @@ def build_job_payloads() -> list[Payload]:
         RetireModel(model),
         RequestInference(model, request, keys, Amount(1), Millis(1), Millis(2)),
         CommitResult(job, root),
+        CloseCommits(job),
         RevealResult(job, root),
         ExpireJob(job),
     ]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from consensus.errors import InvalidBlock, InvalidTransaction
 from consensus.identifiers import compute_weights_digest
 from consensus.inference import LIVING_JOBS
-from consensus.jobs import ExpireJob, JobStatus
+from consensus.jobs import CloseCommits, ExpireJob, JobStatus
 from consensus.payload import Payload
 from consensus.proposal import build_block, build_proposal, get_work_entitled_time
 from consensus.state import TaskStatus
@@ -131,11 +131,13 @@ def draw_part(world: World, data: st.DataObject) -> SignedTransaction:
     """A commitment, a result or an end; results differ now and then."""
     key = data.draw(st.sampled_from([MINER_A, MINER_B, COLLEAGUE]))
     result = data.draw(st.sampled_from(["result", "result", "result", "wrong"]))
-    match data.draw(st.sampled_from(["commit", "commit", "reveal", "reveal", "expire"])):
+    match data.draw(st.sampled_from(["commit", "commit", "close", "reveal", "reveal", "reveal", "expire"])):
         case "commit":
             return world.build_commit(key, result)
         case "reveal":
             return world.build_reveal(key, result)
+        case "close":
+            return world.sign(key, CloseCommits(world.job))
         case _:
             return world.sign(key, ExpireJob(world.job))
 

@@ -1,14 +1,19 @@
 """Jobs of encrypted inference: who may ask, commit and reveal, when, what confirms, where the fee goes."""
 
-from dataclasses import replace
-
 import pytest
 
-from consensus.crypto import SigningKey
 from consensus.errors import InvalidTransaction, Reason
 from consensus.governance import sign_governance
-from consensus.inference import compute_commitment, is_revealing
-from consensus.jobs import CommitResult, EvaluatorRecord, ExpireJob, JobStatus, RetireModel, RevealResult
+from consensus.inference import compute_commitment
+from consensus.jobs import (
+    CloseCommits,
+    CommitResult,
+    EvaluatorRecord,
+    ExpireJob,
+    JobStatus,
+    RetireModel,
+    RevealResult,
+)
 from consensus.payload import Govern, Governance, SetMiningOrganisations, SetOrganisation
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.transition import apply_transaction
@@ -161,11 +166,16 @@ def test_an_organisation_commits_once_and_two_thirds_close_the_list(world: World
 
 
 def test_the_end_of_the_window_closes_the_list_only_above_a_third(world: World) -> None:
+    close = world.sign(OUTSIDER, CloseCommits(world.job))
     world.carry(world.build_commit(MINER_A))
-    late = 70_000
-    assert refuse(world, world.build_reveal(MINER_A), late) is Reason.REVEAL_EARLY
-    world.carry(world.build_commit(MINER_B), after=late)
-    assert is_revealing(world.state, world.job_record, world.header.time)
+    assert refuse(world, close, 70_000) is Reason.CLOSE_EARLY
+    world.carry(world.build_commit(MINER_B))
+    assert refuse(world, close, 2_000) is Reason.CLOSE_EARLY
+    # Time alone closes nothing.
+    assert refuse(world, world.build_reveal(MINER_A), 70_000) is Reason.REVEAL_EARLY
+    world.carry(close, after=70_000)
+    assert world.job_record.status is JobStatus.REVEALING
+    assert refuse(world, close) is Reason.COMMIT_CLOSED
     assert refuse(world, world.build_commit(CUSTODY)) is Reason.COMMIT_CLOSED
     world.carry(world.build_reveal(MINER_A))
     assert world.job_record.status is JobStatus.REVEALING
@@ -254,7 +264,8 @@ def test_a_confirmed_job_waits_for_the_rest_and_its_deadline_pays(world: World) 
 
 def test_disagreement_is_refunded_as_soon_as_all_have_shown(world: World) -> None:
     world.carry(world.build_commit(MINER_A), world.build_commit(MINER_B, "other"))
-    world.carry(world.build_reveal(MINER_A), after=70_000)
+    world.close_commits()
+    world.carry(world.build_reveal(MINER_A))
     world.carry(world.build_reveal(MINER_B, "other"))
     assert world.job_record.status is JobStatus.REFUNDED
     assert world.state.get_receipt(world.job) is None
@@ -263,13 +274,16 @@ def test_disagreement_is_refunded_as_soon_as_all_have_shown(world: World) -> Non
     assert world.state.get_evaluator("lab-a") == EvaluatorRecord(0, 0, 0)
 
 
-@pytest.mark.parametrize(("keys", "silent"), [((MINER_A,), 0), ((MINER_A, MINER_B), 1)])
-def test_a_job_that_nobody_finishes_is_refunded(
-    world: World, keys: tuple[SigningKey, ...], silent: int
-) -> None:
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_job_that_nobody_finishes_is_refunded(world: World, silent: int) -> None:
     """Silence counts only where results were asked for."""
-    world.carry(*(world.build_commit(key) for key in keys))
-    assert refuse(world, world.build_commit(CUSTODY), 400_000) is Reason.JOB_DEADLINE
+    world.carry(world.build_commit(MINER_A), world.build_commit(MINER_B))
+    if silent:
+        world.close_commits()
+    else:
+        assert refuse(world, world.build_commit(CUSTODY), 400_000) is Reason.JOB_DEADLINE
+        close = world.sign(OUTSIDER, CloseCommits(world.job))
+        assert refuse(world, close, 400_000) is Reason.JOB_DEADLINE
     world.carry(world.sign(OUTSIDER, ExpireJob(world.job)), after=400_000)
     assert world.job_record.status is JobStatus.REFUNDED
     assert get_balances(world) == [0, 0, 0, 0, 0]
@@ -296,19 +310,13 @@ def test_reveals_that_do_not_belong_are_refused(world: World) -> None:
     assert refuse(world, world.build_reveal(MINER_A)) is Reason.REVEAL_DOUBLED
 
 
-@pytest.mark.parametrize("kind", ["commit", "reveal", "expire", "retire"])
+@pytest.mark.parametrize("kind", ["commit", "close", "reveal", "expire", "retire"])
 def test_kinds_that_are_idempotent_carry_no_nonce(world: World, kind: str) -> None:
     payload = {
         "commit": CommitResult(world.job, ZERO_HASH),
+        "close": CloseCommits(world.job),
         "reveal": RevealResult(world.job, ROOT),
         "expire": ExpireJob(world.job),
         "retire": RetireModel(Hash32(world.model)),
     }[kind]
     assert refuse(world, world.sign(MINER_A, payload, 1)) is Reason.TX_NONCE
-
-
-def test_stake_that_changes_does_not_open_the_list_again(world: World) -> None:
-    world.carry(world.build_commit(MINER_A), world.build_commit(MINER_B))
-    world.carry(world.build_reveal(MINER_A), after=70_000)
-    record = replace(world.job_record, evaluations=world.job_record.evaluations[:1])
-    assert is_revealing(world.state, record, 0)

@@ -28,7 +28,7 @@ from consensus.identifiers import (
     compute_weights_digest,
 )
 from consensus.inference import compute_commitment
-from consensus.jobs import CommitResult, ExpireJob, RequestInference, RetireModel, RevealResult
+from consensus.jobs import CloseCommits, CommitResult, ExpireJob, RequestInference, RetireModel, RevealResult
 from consensus.leases import compute_leases
 from consensus.params import Genesis, Validator
 from consensus.payload import (
@@ -178,6 +178,7 @@ def build_jobs(world: World) -> dict[str, SignedTransaction]:
         "commit result": world.sign(
             MINER_A, CommitResult(job, compute_commitment(job, root, MINER_A.address))
         ),
+        "close commits": world.sign(MINER_B, CloseCommits(job)),
         "reveal result": world.sign(MINER_A, RevealResult(job, root)),
         "expire job": world.sign(OUTSIDER, ExpireJob(job)),
     }
@@ -239,7 +240,7 @@ def read_merkle(tag: str, leaves: list[bytes]) -> bytes:
     return hash_tagged(tag + "-root", len(leaves).to_bytes(8, "big") + top)
 
 
-@pytest.mark.parametrize("tag", range(20))
+@pytest.mark.parametrize("tag", range(21))
 def test_transactions_read_independently(tag: int) -> None:
     name = [name for name in VECTORS if name.startswith("transaction")][tag]
     chain_id, sender, nonce, payload, signature = read(VECTORS[name])

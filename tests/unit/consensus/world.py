@@ -19,7 +19,14 @@ from consensus.identifiers import (
     compute_work_root,
 )
 from consensus.inference import compute_commitment
-from consensus.jobs import CommitResult, JobRecord, RegisterModel, RequestInference, RevealResult
+from consensus.jobs import (
+    CloseCommits,
+    CommitResult,
+    JobRecord,
+    RegisterModel,
+    RequestInference,
+    RevealResult,
+)
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
 from consensus.payload import Payload, Verdict
 from consensus.proposal import (
@@ -423,6 +430,10 @@ class World:
     def build_commit(self, key: SigningKey, result: str = "result") -> SignedTransaction:
         root = build_blob(result).root
         return self.sign(key, CommitResult(self.job, compute_commitment(self.job, root, key.address)))
+
+    def close_commits(self, after: int = 70_000) -> None:
+        """By anyone, in a block after the window."""
+        self.carry(self.sign(OUTSIDER, CloseCommits(self.job)), after=after)
 
     def build_reveal(self, key: SigningKey, result: str = "result") -> SignedTransaction:
         return self.sign(key, RevealResult(self.job, build_blob(result).root))

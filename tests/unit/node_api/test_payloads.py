@@ -70,6 +70,7 @@ PAYLOADS: tuple[Payload, ...] = (
     jobs.RetireModel(HASH),
     jobs.RequestInference(HASH, BLOB, BLOB, Amount(7), Millis(8), Millis(9)),
     jobs.CommitResult(HASH, ZERO_HASH),
+    jobs.CloseCommits(HASH),
     jobs.RevealResult(HASH, ZERO_HASH),
     jobs.ExpireJob(HASH),
 )
