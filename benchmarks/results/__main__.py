@@ -31,7 +31,7 @@ from workloads.base import WorkloadError
 HOSPITALS = ("node2", "node3")
 """Nodes that contribute."""
 OUT = Path(__file__).parents[2] / "out" / "results"
-MIN_FALL = 2.5
+MIN_FALL = 1.5
 FAILURES = (TestbedError, ApiError, WorkloadError, OSError, ValueError, RuntimeError)
 """What a fold may end with without ending the others."""
 
@@ -166,7 +166,10 @@ def parse_options() -> argparse.Namespace:
 
 
 def build_plans(manifest: Path, options: argparse.Namespace) -> list[Plan]:
-    cases = [case for case in CASES if options.modality is None or case.modality in options.modality]
+    cases = sorted(
+        (case for case in CASES if options.modality is None or case.modality in options.modality),
+        key=lambda case: options.modality.index(case.modality) if options.modality else 0,
+    )
     if not options.full and options.modality is None:
         cases = cases[:1]
     plans = []

@@ -37,7 +37,7 @@ def draft(
     preset: Annotated[
         str | None, typer.Option(help="CKKS preset [the smallest that the network fits]")
     ] = None,
-    patch: Annotated[int, typer.Option(help="Side of a patch, pixels", min=5, max=16)] = 6,
+    patch: Annotated[int, typer.Option(help="Side of a patch, pixels", min=2, max=16)] = 6,
     channels: Annotated[int, typer.Option(help="Channels of the hidden layer", min=1, max=64)] = 4,
     kernels: Annotated[
         str | None,
