@@ -31,7 +31,7 @@ from he.formats import (
 )
 from he.gate import Source, check_batch, open_source
 from he.plan import Form, Plan, build_plan, check_magnitudes
-from he.residues import Residues, compute_weighted_sums
+from he.residues import Residues, build_row_matrix, compute_products
 from he.spec import IntegerWeights, PolynomialSpec
 from he.tensor import CiphertextTensor, Constant
 
@@ -113,7 +113,7 @@ class _Circuit:
         spec, engine, plan = self.spec, self.engine, self.plan
         units = plan.hidden.scale / plan.weight_scale
         biases = [engine.build_constant(int(value) * int(units), plan.hidden) for value in self.weights.b]
-        matrix = self.build_row_matrix()
+        matrix = build_row_matrix(self.weights.w, self.spec.patch)
         for i in range(spec.hidden):
             row = self.compute_hidden_row(i, matrix)
             for j in range(spec.hidden):
@@ -121,15 +121,6 @@ class _Circuit:
                     hidden = engine.load(row[c * spec.hidden + j], plan.hidden)
                     engine.add_constant_inplace(hidden, biases[c])
                     yield c, (i, j), hidden
-
-    def build_row_matrix(self) -> NDArray[np.int64]:
-        """(C Z, K A P): from `kernel` rows of all inputs, in the order [k][a][j], to a row of z."""
-        spec = self.spec
-        matrix = np.zeros((spec.channels, spec.hidden, spec.kernel, spec.inputs, spec.patch), dtype=np.int64)
-        taps = self.weights.w.transpose(0, 2, 1, 3)
-        for j in range(spec.hidden):
-            matrix[:, j, :, :, j : j + spec.kernel] = taps
-        return matrix.reshape(spec.channels * spec.hidden, -1)
 
     def compute_hidden_row(self, i: int, matrix: NDArray[np.int64]) -> Residues:
         """(C Z, 2, level, ring): residues of w * X along row i."""
@@ -141,10 +132,7 @@ class _Circuit:
             for j in range(spec.patch)
         ]
         row = np.empty((len(matrix), 2, level, params.ring), dtype=np.uint64)
-        for part in range(2):
-            for index in range(level):
-                data = np.stack([pixel[part, index] for pixel in pixels])
-                compute_weighted_sums(data, matrix, params.primes[index], row[:, part, index])
+        compute_products(pixels, matrix, params.primes[:level], row)
         return row
 
     def compute_square(self, hidden: CiphertextTensor) -> CiphertextTensor:

@@ -17,7 +17,7 @@ from he.formats import HEADER_BYTES, Body
 from he.forward import FUSED_MAGIC, TILES_MAGIC, ForwardPlan
 from he.gate import Source, check_bodies, check_header, check_length, open_source
 from he.plan import Form
-from he.residues import Residues, compute_weighted_sums
+from he.residues import Residues, build_row_matrix, compute_products
 from he.spec import IntegerWeights
 from he.tensor import CiphertextTensor, Constant
 
@@ -137,7 +137,7 @@ class _Forward:
     def run(self, report: Report) -> Iterator[CiphertextTensor]:
         """F' [i][j], each at the output's form."""
         spec, taps = self.spec, self.build_taps()
-        matrix, biases = self.build_row_matrix(), self.build_biases()
+        matrix, biases = build_row_matrix(self.weights.w, self.spec.patch), self.build_biases()
         output: dict[Position, CiphertextTensor] = {}
         for i in range(spec.hidden):
             row = self.compute_hidden_row(i, matrix)
@@ -151,15 +151,6 @@ class _Forward:
             if i - spec.second + 1 >= 0:
                 for j in range(spec.output):
                     yield self.finish(output.pop((i - spec.second + 1, j)))
-
-    def build_row_matrix(self) -> NDArray[np.int64]:
-        """(C Z, K A P): from `kernel` rows of all planes, in the order [k][a][j], to a row of w * X."""
-        spec = self.spec
-        matrix = np.zeros((spec.channels, spec.hidden, spec.kernel, spec.inputs, spec.patch), dtype=np.int64)
-        kernels = self.weights.w.transpose(0, 2, 1, 3)
-        for j in range(spec.hidden):
-            matrix[:, j, :, :, j : j + spec.kernel] = kernels
-        return matrix.reshape(spec.channels * spec.hidden, -1)
 
     def build_biases(self) -> list[Constant]:
         """b by channel at the scale of z."""
@@ -185,10 +176,7 @@ class _Forward:
             for j in range(spec.patch)
         ]
         row = np.empty((len(matrix), 2, level, params.ring), dtype=np.uint64)
-        for part in range(2):
-            for index in range(level):
-                data = np.stack([pixel[part, index] for pixel in pixels])
-                compute_weighted_sums(data, matrix, params.primes[index], row[:, part, index])
+        compute_products(pixels, matrix, params.primes[:level], row)
         return row
 
     def get_residues(self, body: Body) -> Residues:

@@ -21,7 +21,7 @@ INPUT = "input"
 """The name of the image as a source."""
 
 MAGIC = b"BMIFNET1"
-MAX_LAYERS = 256
+MAX_LAYERS = 128
 MAX_SIDE = 1024
 MAX_CHANNELS = 4096
 MAX_DEGREE = 15

@@ -6,6 +6,8 @@ doubles are exact, so the order of additions, and with it the linear algebra lib
 matter: the result is the one that the library's own multiplications and additions give.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,3 +59,61 @@ def compute_weighted_sums(data: Residues, weights: NDArray[np.int64], prime: int
         total -= prime
         total += (total >> 63) & prime
         out[:, start : start + _CHUNK] = total.view(np.uint64)
+
+
+def compute_products(
+    columns: Sequence[Residues], matrix: NDArray[np.int64], primes: Sequence[int], out: Residues
+) -> None:
+    """out = matrix @ columns modulo each prime; columns are (parts, level, n) each, out (p, parts, level, n).
+
+    Raises: ParameterError if one integer is too large for exact sums.
+    """
+    pieces = _split_columns(matrix)
+    for part in range(out.shape[1]):
+        for index, prime in enumerate(primes):
+            total = out[:, part, index]
+            for number, piece in enumerate(pieces):
+                data = np.stack([column[part, index] for column in columns[piece]])
+                if number == 0:
+                    compute_weighted_sums(data, matrix[:, piece], prime, total)
+                else:
+                    more = np.empty_like(total)
+                    compute_weighted_sums(data, matrix[:, piece], prime, more)
+                    add_residues(total, more, prime)
+
+
+def add_residues(total: Residues, more: Residues, prime: int) -> None:
+    """total += more modulo `prime`, in place."""
+    total += more
+    np.subtract(total, np.uint64(prime), out=total, where=total >= np.uint64(prime))
+
+
+def _split_columns(matrix: NDArray[np.int64]) -> list[slice]:
+    """Groups of columns whose rows add up to few enough bits."""
+    sums = np.abs(matrix).max(axis=0).cumsum()
+    if int(sums[-1]).bit_length() <= _MAX_WEIGHT_BITS or matrix.shape[1] == 1:
+        return [slice(0, matrix.shape[1])]
+    pieces, start = [], 0
+    while start < matrix.shape[1]:
+        base = int(sums[start - 1]) if start else 0
+        end = max(int(np.searchsorted(sums, base + 2**_MAX_WEIGHT_BITS, side="left")), start + 1)
+        pieces.append(slice(start, end))
+        start = end
+    return pieces
+
+
+def build_row_matrix(
+    kernels: NDArray[np.int64], width: int, stride: int = 1, padding: int = 0
+) -> NDArray[np.int64]:
+    """(O V, K A W): from K rows of A planes of `width`, in the order [k][a][j], to a row of V results.
+
+    Kernels (O, A, K, K) are moved by `stride`; beyond the border there are zeros.
+    """
+    outputs, planes, side, _ = kernels.shape
+    results = (width + 2 * padding - side) // stride + 1
+    matrix = np.zeros((outputs, results, side, planes, width + 2 * padding), dtype=np.int64)
+    taps = kernels.transpose(0, 2, 1, 3)
+    for j in range(results):
+        matrix[:, j, :, :, j * stride : j * stride + side] = taps
+    inner = matrix[..., padding : padding + width]
+    return np.ascontiguousarray(inner).reshape(outputs * results, -1)
