@@ -7,7 +7,7 @@ from fusion_model.config import NetworkConfig
 from fusion_model.gradients import Array
 from fusion_model.inference import fuse_image
 from fusion_model.pairs import ImagePair
-from fusion_model.pictures import ByteImage, build_figure, convert_to_bytes, recolour
+from fusion_model.pictures import ByteImage, build_figure, convert_to_bytes, recolour, show_sources
 from fusion_model.prepared import PairSettings, prepare_inputs
 
 __all__ = [
@@ -55,10 +55,5 @@ def save_fusion_figure(
     path: Path, config: NetworkConfig, weights: Sequence[int], pair: ImagePair, labels: tuple[str, str]
 ) -> None:
     """Writes a PNG of the pair's two sources, labelled, and the fused image to their right."""
-    second = convert_to_bytes(pair.second)
-    panels = [
-        (labels[0], convert_to_bytes(pair.first)),
-        (labels[1], second if pair.chroma is None else recolour(second, pair.chroma)),
-        ("fused", fuse_pair(config, weights, pair)),
-    ]
+    panels = [*zip(labels, show_sources(pair), strict=True), ("fused", fuse_pair(config, weights, pair))]
     build_figure(panels).save(path, format="PNG")

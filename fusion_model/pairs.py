@@ -18,6 +18,8 @@ class ImagePair:
     second: Array
     chroma: Array | None = None
     """Cb and Cr (2, H, W) in [-0.5, 0.5] of the pair's coloured image, if it has one."""
+    colour_first: bool = False
+    """Whether the coloured image is the first."""
 
     def __post_init__(self) -> None:
         if self.first.ndim != 2 or self.first.shape != self.second.shape:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from fusion_model.gradients import Array
+from fusion_model.pairs import ImagePair
 
 ByteImage = npt.NDArray[np.uint8]
 
@@ -27,6 +28,16 @@ def recolour(luminance: ByteImage, chroma: Array) -> ByteImage:
     return convert_to_bytes(
         np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
     )
+
+
+def show_sources(pair: ImagePair) -> tuple[ByteImage, ByteImage]:
+    """Both images of a pair, whichever is coloured in its colours."""
+    first, second = convert_to_bytes(pair.first), convert_to_bytes(pair.second)
+    if pair.chroma is None:
+        return first, second
+    if pair.colour_first:
+        return recolour(first, pair.chroma), second
+    return first, recolour(second, pair.chroma)
 
 
 def build_figure(panels: Sequence[tuple[str, ByteImage]]) -> Image.Image:

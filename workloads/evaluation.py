@@ -17,6 +17,7 @@ from fusion_model.pictures import (
     convert_to_bytes,
     encode_png,
     recolour,
+    show_sources,
     stack_figures,
 )
 from fusion_model.report import METHOD_LABELS, ReportPicture, build_report
@@ -121,7 +122,7 @@ def _build_picture(pair: ImagePair, fused: dict[str, ByteImage], scores: PairSco
     def colour(image: ByteImage) -> ByteImage:
         return image if pair.chroma is None else recolour(image, pair.chroma)
 
-    sources = [("first", convert_to_bytes(pair.first)), ("second", colour(convert_to_bytes(pair.second)))]
+    sources = list(zip(("first", "second"), show_sources(pair), strict=True))
     panels = sources + [(METHOD_LABELS[name], colour(image)) for name, image in fused.items()]
     figures = "; ".join(
         f"{METHOD_LABELS[name]} "

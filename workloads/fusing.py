@@ -20,7 +20,7 @@ from fusion_model.importers.registered import RegisteredStacks, read_registered
 from fusion_model.importers.stack import Omission
 from fusion_model.outputs import FusedPlane, Provenance, save_nifti, save_png
 from fusion_model.pairs import ImagePair
-from fusion_model.pictures import ByteImage, build_figure, convert_to_bytes, encode_png, recolour
+from fusion_model.pictures import ByteImage, build_figure, encode_png, recolour, show_sources
 from workloads.base import WorkloadError
 from workloads.fusion import FusionSpec
 
@@ -138,7 +138,7 @@ def _fuse_stacks(
             continue
         planes.append(FusedPlane(entry.plane.name, image, entry.plane.geometry))
         if request.figure is not None and number == stacks.count // 2:
-            _save_figure(request.figure, entry.pair, image, colour_first=entry.colour_first)
+            _save_figure(request.figure, entry.pair, image)
         if progress is not None:
             progress(1)
     if not planes:
@@ -246,10 +246,6 @@ def _choose_name(stacks: RegisteredStacks, taken: set[str]) -> str:
     return f"{name or 'fused'}-{number:03d}"
 
 
-def _save_figure(path: Path, pair: ImagePair, fused: ByteImage, *, colour_first: bool) -> None:
-    sources = [convert_to_bytes(pair.first), convert_to_bytes(pair.second)]
-    if pair.chroma is not None:
-        side = 0 if colour_first else 1
-        sources[side] = recolour(sources[side], pair.chroma)
-    panels = [("first", sources[0]), ("second", sources[1]), ("fused", fused)]
-    path.write_bytes(encode_png(build_figure(panels)))
+def _save_figure(path: Path, pair: ImagePair, fused: ByteImage) -> None:
+    panels = zip(("first", "second", "fused"), (*show_sources(pair), fused), strict=True)
+    path.write_bytes(encode_png(build_figure(list(panels))))

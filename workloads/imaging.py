@@ -36,9 +36,12 @@ class PairSource:
     """Keep only these patients; all if empty."""
 
 
-def load_pairs(source: PairSource) -> list[ImagePair]:
-    """Checked pairs of the wanted patients. Raises WorkloadError naming the file or option at fault."""
-    pairs = _load_all(source)
+def load_pairs(source: PairSource, refusals: list[ImportRefusedError] | None = None) -> list[ImagePair]:
+    """Checked pairs of the wanted patients. Raises WorkloadError naming the file or option at fault.
+
+    With `refusals`, files that are refused go there and the others are loaded.
+    """
+    pairs = _load_all(source, refusals)
     if not source.patients:
         return pairs
     absent = set(source.patients) - {pair.patient for pair in pairs}
@@ -47,7 +50,7 @@ def load_pairs(source: PairSource) -> list[ImagePair]:
     return [pair for pair in pairs if pair.patient in source.patients]
 
 
-def _load_all(source: PairSource) -> list[ImagePair]:
+def _load_all(source: PairSource, refusals: list[ImportRefusedError] | None) -> list[ImagePair]:
     folders = source.first is not None and source.second is not None
     if (source.first is None) != (source.second is None):
         raise WorkloadError("folders: give both, one for each modality")
@@ -55,9 +58,9 @@ def _load_all(source: PairSource) -> list[ImagePair]:
         raise WorkloadError("pairs: give two folders, or a manifest, or a number of phantoms")
     try:
         if source.first is not None and source.second is not None:
-            return import_folders(source.first, source.second)
+            return import_folders(source.first, source.second, refusals)
         if source.manifest is not None:
-            return import_manifest(source.manifest, source.modality)
+            return import_manifest(source.manifest, source.modality, refusals)
     except ImportRefusedError as error:
         raise WorkloadError(str(error)) from error
     return build_phantoms(source.phantom_seed, source.phantoms, first_patient=source.first_phantom)

@@ -40,7 +40,7 @@ _JUDGED = 9
 """Planes from which a volume's registration is judged, and the fewest planes of what is judged as one."""
 
 ProgressHook = Callable[[int, int], None]
-_Ranges = tuple[tuple[float, float], tuple[float, float]]
+Ranges = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class ImportSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class _Matched:
+class Matched:
     """Two stacks' planes that lie on each other."""
 
     stacks: StackPair
@@ -112,7 +112,7 @@ def import_data(
         )
     key = PatientKey.load(key_path)
     summary = ImportSummary()
-    matched = [found for job in jobs for found in _match(job, options, summary)]
+    matched = [found for job in jobs for found in match_job(job, options, summary)]
     key.add_patients(found.label for found in matched)
     writer = DatasetWriter(output, options.preview)
     try:
@@ -120,9 +120,9 @@ def import_data(
         done = 0
         made: list[tuple[str, ImportedPair, tuple[str, str]]] = []
         for found in matched:
-            ranges = _measure_ranges(found, options)
+            ranges = measure_ranges(found, options)
             try:
-                chosen = _judge_stack(found, ranges, options, summary)
+                chosen = judge_stack(found, ranges, options, summary)
             except ImportRefusedError as error:
                 summary.omissions.append(Omission.of(error, len(found.planes)))
                 done += len(found.planes)
@@ -163,11 +163,11 @@ def import_data(
     return summary
 
 
-def _is_identified(matched: Sequence[_Matched]) -> bool:
+def _is_identified(matched: Sequence[Matched]) -> bool:
     return any(stack.patient.identified for found in matched for stack in found.stacks)
 
 
-def _match(job: ImportJob, options: ImportOptions, summary: ImportSummary) -> list[_Matched]:
+def match_job(job: ImportJob, options: ImportOptions, summary: ImportSummary) -> list[Matched]:
     if job.first.resolve() == job.second.resolve():
         summary.omissions.append(
             Omission(job.first, "is given for both modalities", "name the other modality's file or folder")
@@ -199,11 +199,11 @@ def _match(job: ImportJob, options: ImportOptions, summary: ImportSummary) -> li
         summary.notes.extend(planes.notes)
         who = stacks.second.patient if stacks.second.patient.identified else stacks.first.patient
         label = job.patient or (stacks.first.patient.label if stacks.first.patient.identified else who.label)
-        matched.append(_Matched(stacks, label, job.modality, planes.pairs[options.slices]))
+        matched.append(Matched(stacks, label, job.modality, planes.pairs[options.slices]))
     return matched
 
 
-def _measure_ranges(found: _Matched, options: ImportOptions) -> _Ranges:
+def measure_ranges(found: Matched, options: ImportOptions) -> Ranges:
     """Of each side's planes, where the window choice leaves the range to the values."""
     ranges = []
     for side, choice in enumerate(options.windows):
@@ -223,8 +223,8 @@ def _measure_ranges(found: _Matched, options: ImportOptions) -> _Ranges:
     return ranges[0], ranges[1]
 
 
-def _judge_stack(
-    found: _Matched, ranges: _Ranges, options: ImportOptions, summary: ImportSummary
+def judge_stack(
+    found: Matched, ranges: Ranges, options: ImportOptions, summary: ImportSummary
 ) -> ImportOptions:
     """How the planes are to be checked. Those of located volumes are judged here, together.
 
@@ -257,15 +257,15 @@ def _judge_stack(
 
 
 def _read_planes(
-    planes: tuple[Plane, Plane], ranges: _Ranges, options: ImportOptions
+    planes: tuple[Plane, Plane], ranges: Ranges, options: ImportOptions
 ) -> tuple[tuple[Pixels, Pixels], tuple[Grey, Grey]]:
     """Both planes' pixels and what is shown of them, if they may be fused. Raises ImportRefusedError."""
     read = planes[0].read(), planes[1].read()
     first, second = (
-        _render(plane, pixels, choice, measured)
+        render_plane(plane, pixels, choice, measured)
         for plane, pixels, choice, measured in zip(planes, read, options.windows, ranges, strict=True)
     )
-    _check_colours(planes, (first, second), options.colour)
+    check_colours(planes, (first, second), options.colour)
     for plane, image in zip(planes, (first, second), strict=True):
         share = float((image.luminance > _BRIGHT).mean())
         if share < options.min_content or float(np.ptp(image.luminance)) == 0:
@@ -276,16 +276,16 @@ def _read_planes(
 
 
 def _import_planes(
-    found: _Matched,
+    found: Matched,
     planes: tuple[Plane, Plane],
-    ranges: _Ranges,
+    ranges: Ranges,
     key: PatientKey,
     writer: DatasetWriter,
     options: ImportOptions,
     summary: ImportSummary,
 ) -> ImportedPair:
     read, images = _read_planes(planes, ranges, options)
-    information = _check_registration(planes, images, options, summary)
+    information = check_registration(planes, images, options, summary)
     geometry = planes[0].geometry or planes[1].geometry
     names = _name_modality(found.stacks.first.modality), _name_modality(found.stacks.second.modality)
     facts = PairFacts(
@@ -301,7 +301,7 @@ def _import_planes(
     )
 
 
-def _check_registration(
+def check_registration(
     planes: tuple[Plane, Plane], images: tuple[Grey, Grey], options: ImportOptions, summary: ImportSummary
 ) -> float:
     """The pair's normalised mutual information, after the check that the options ask for."""
@@ -317,7 +317,7 @@ def _check_registration(
     return alignment.information
 
 
-def _render(plane: Plane, pixels: Pixels, choice: WindowChoice, measured: tuple[float, float]) -> Grey:
+def render_plane(plane: Plane, pixels: Pixels, choice: WindowChoice, measured: tuple[float, float]) -> Grey:
     if pixels.size != plane.size:
         raise ImportRefusedError(
             plane.path, f"has pixels of size {pixels.size}, not {plane.size}", "export it again"
@@ -328,7 +328,7 @@ def _render(plane: Plane, pixels: Pixels, choice: WindowChoice, measured: tuple[
         raise ImportRefusedError(plane.path, str(error), "choose another window") from error
 
 
-def _check_colours(planes: tuple[Plane, Plane], images: tuple[Grey, Grey], rule: ColourRule) -> None:
+def check_colours(planes: tuple[Plane, Plane], images: tuple[Grey, Grey], rule: ColourRule) -> None:
     coloured = [image.chroma is not None for image in images]
     if all(coloured):
         raise ImportRefusedError(

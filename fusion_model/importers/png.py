@@ -3,7 +3,8 @@
 import csv
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,32 +26,57 @@ DECODER_ERRORS = (
 """What the library lets through for chunks that are not what they say."""
 
 
-def import_folders(first: Path, second: Path) -> list[ImagePair]:
+Refusals = list[ImportRefusedError]
+"""Where an import is given one, it goes on past what it refuses, which is told there."""
+
+
+def import_folders(first: Path, second: Path, refusals: Refusals | None = None) -> list[ImagePair]:
     """Pairs of the PNG files that have equal names in both folders, sorted by name.
 
     The patient is the part of the name before the first underscore, so `case7_012.png` belongs to `case7`.
-    Raises ImportRefusedError for a file without its twin, an empty folder, and what `import_pair` refuses.
+    Raises ImportRefusedError for an empty folder and, without `refusals`, for a file without its twin and
+    what `import_pair` refuses.
     """
     names = [_list_names(folder) for folder in (first, second)]
     for folder, mine, other in ((first, names[0], names[1]), (second, names[1], names[0])):
-        lonely = sorted(mine - other)
-        if lonely:
-            raise ImportRefusedError(folder / lonely[0], "has no file of the same name in the other folder")
+        for lonely in sorted(mine - other):
+            refusal = ImportRefusedError(folder / lonely, "has no file of the same name in the other folder")
+            if refusals is None:
+                raise refusal
+            refusals.append(refusal)
     if not names[0]:
         raise ImportRefusedError(first, "contains no PNG file")
-    ordered = sorted(names[0])
+    ordered = sorted(names[0] & names[1])
     labels = [Path(name).stem.split("_", 1)[0] for name in ordered]
     numbers = _number_patients(labels)
-    return [
-        import_pair(first / name, second / name, Path(name).stem, numbers[label])
-        for name, label in zip(ordered, labels, strict=True)
-    ]
+    return _import_each(
+        [
+            partial(import_pair, first / name, second / name, Path(name).stem, numbers[label])
+            for name, label in zip(ordered, labels, strict=True)
+        ],
+        refusals,
+    )
 
 
-def import_manifest(manifest: Path, modality: str | None = None) -> list[ImagePair]:
+def _import_each(calls: Sequence[Callable[[], ImagePair]], refusals: Refusals | None) -> list[ImagePair]:
+    pairs = []
+    for call in calls:
+        try:
+            pairs.append(call())
+        except ImportRefusedError as refusal:
+            if refusals is None:
+                raise
+            refusals.append(refusal)
+    return pairs
+
+
+def import_manifest(
+    manifest: Path, modality: str | None = None, refusals: Refusals | None = None
+) -> list[ImagePair]:
     """Pairs of a CSV with the columns id, modality, file_a, file_b and patient (or atlas_case), in its order.
 
-    Files are relative to the manifest's folder and may not leave it. `modality` keeps only those rows.
+    Files are relative to the manifest's folder and may not leave it. `modality` keeps only those rows. Raises
+    ImportRefusedError for a manifest that is none and, without `refusals`, for a row's files.
     """
     rows = _read_rows(manifest)
     kept = [row for row in rows if modality is None or row["modality"] == modality]
@@ -60,15 +86,12 @@ def import_manifest(manifest: Path, modality: str | None = None) -> list[ImagePa
         )
     column = next(name for name in _PATIENT_COLUMNS if name in kept[0])
     numbers = _number_patients([row[column] for row in kept])
-    return [
-        import_pair(
-            _resolve_inside(manifest, row["file_a"]),
-            _resolve_inside(manifest, row["file_b"]),
-            row["id"],
-            numbers[row[column]],
-        )
-        for row in kept
-    ]
+
+    def import_row(row: Mapping[str, str]) -> ImagePair:
+        first, second = (_resolve_inside(manifest, row[name]) for name in ("file_a", "file_b"))
+        return import_pair(first, second, row["id"], numbers[row[column]])
+
+    return _import_each([partial(import_row, row) for row in kept], refusals)
 
 
 def list_manifest(manifest: Path, modality: str | None = None) -> list[tuple[Path, Path]]:
@@ -122,7 +145,7 @@ def import_pair(first: Path, second: Path, name: str, patient: int) -> ImagePair
     if a.chroma is not None and b.chroma is not None:
         raise ImportRefusedError(second, f"is coloured, and so is its twin {first}; at most one may be")
     chroma = a.chroma if b.chroma is None else b.chroma
-    return ImagePair(name, patient, a.luminance, b.luminance, chroma)
+    return ImagePair(name, patient, a.luminance, b.luminance, chroma, a.chroma is not None)
 
 
 def _load_grey(path: Path) -> Grey:

@@ -12,13 +12,13 @@ from fusion_model.importers.batch import (
     ImportJob,
     ImportOptions,
     ImportSummary,
-    _check_colours,
-    _check_registration,
-    _judge_stack,
-    _match,
-    _Matched,
-    _measure_ranges,
-    _render,
+    Matched,
+    check_colours,
+    check_registration,
+    judge_stack,
+    match_job,
+    measure_ranges,
+    render_plane,
 )
 from fusion_model.importers.colour import Grey
 from fusion_model.importers.errors import ImportRefusedError
@@ -33,11 +33,10 @@ _LEAST_CONTENT = 0.01
 
 @dataclass(frozen=True, slots=True)
 class RegisteredPair:
-    """One plane of the first stack with its twin, as grey values; `colour_first` if it is in colour."""
+    """One plane of the first stack with its twin, as grey values."""
 
     plane: Plane
     pair: ImagePair
-    colour_first: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +53,10 @@ def read_registered(
     job: ImportJob, options: ImportOptions, summary: ImportSummary
 ) -> Iterator[RegisteredStacks]:
     """Every two stacks of the job that belong together; what is left out and why is in the summary."""
-    for found in _match(job, options, summary):
-        ranges = _measure_ranges(found, options)
+    for found in match_job(job, options, summary):
+        ranges = measure_ranges(found, options)
         try:
-            chosen = _judge_stack(found, ranges, options, summary)
+            chosen = judge_stack(found, ranges, options, summary)
         except ImportRefusedError as error:
             summary.omissions.append(Omission.of(error, len(found.planes)))
             continue
@@ -66,7 +65,7 @@ def read_registered(
 
 
 def _read(
-    found: _Matched,
+    found: Matched,
     ranges: tuple[tuple[float, float], tuple[float, float]],
     options: ImportOptions,
     summary: ImportSummary,
@@ -74,20 +73,21 @@ def _read(
     for planes in found.planes:
         try:
             first, second = (
-                _render(plane, plane.read(), choice, measured)
+                render_plane(plane, plane.read(), choice, measured)
                 for plane, choice, measured in zip(planes, options.windows, ranges, strict=True)
             )
-            _check_colours(planes, (first, second), options.colour)
+            check_colours(planes, (first, second), options.colour)
             content = all(_has_content(image) for image in (first, second))
-            _check_registration(
+            check_registration(
                 planes, (first, second), options if content else replace(options, registration="off"), summary
             )
         except ImportRefusedError as error:
             summary.omissions.append(Omission.of(error))
             continue
         chroma = first.chroma if second.chroma is None else second.chroma
-        pair = ImagePair(planes[0].name, 0, first.luminance, second.luminance, chroma)
-        yield RegisteredPair(planes[0], pair, first.chroma is not None)
+        colour_first = first.chroma is not None
+        pair = ImagePair(planes[0].name, 0, first.luminance, second.luminance, chroma, colour_first)
+        yield RegisteredPair(planes[0], pair)
 
 
 def _has_content(image: Grey) -> bool:

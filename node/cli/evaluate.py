@@ -24,6 +24,7 @@ from node.cli.data import (
 from node.cli.model import ModelOption, TaskOption, build_fuser, describe_model, get_model
 
 if TYPE_CHECKING:
+    from fusion_model.importers.png import ImportRefusedError
     from workloads.evaluation import Estimate, Evaluation
 
 CsvOption = Annotated[Path | None, typer.Option("--csv", help="CSV of every pair and method")]
@@ -58,18 +59,19 @@ def evaluate(
     """Fusion metrics of a model beside average, pixel maximum and Laplacian pyramid.
 
     Means over pairs with 95 % intervals by bootstrap over patients, and differences from the pixel maximum on
-    the same pairs. Higher is better; EN, SD, SF and AG also rise with noise.
+    the same pairs. Higher is better; EN, SD, SF and AG also rise with noise. What can't be read or fused is
+    left out and named at the end.
     """
     trained = get_model(model, task, api, config)
     from workloads.evaluation import evaluate_pairs, save_csv, save_picture, save_report
     from workloads.imaging import PairSource, load_pairs
 
     fuser = build_fuser(trained)
-    pairs = load_pairs(
-        PairSource(
-            first, second, manifest, modality, phantoms, phantom_seed, first_phantom, tuple(patient or ())
-        )
+    source = PairSource(
+        first, second, manifest, modality, phantoms, phantom_seed, first_phantom, tuple(patient or ())
     )
+    refusals: list[ImportRefusedError] = []
+    pairs = load_pairs(source, refusals)
     with _build_progress() as bar:
         line = bar.add_task("evaluating", total=len(pairs))
 
@@ -81,6 +83,7 @@ def evaluate(
             pairs,
             seed=seed,
             pictures=pictures if report is not None or picture is not None else 0,
+            left_out=[str(refusal) for refusal in refusals],
             progress=show,
         )
     if csv is not None:

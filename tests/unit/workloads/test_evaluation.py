@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusion_model.importers.errors import ImportRefusedError
 from fusion_model.initial import build_initial_weights
 from fusion_model.metrics import METRIC_NAMES
 from fusion_model.pairs import ImagePair
 from fusion_model.phantom import build_phantoms
+from fusion_model.pictures import convert_to_bytes
 from workloads.base import WorkloadError
 from workloads.evaluation import Evaluation, evaluate_pairs, save_csv, save_picture, save_report
 from workloads.fusing import Fuser
 from workloads.fusion import FusionSpec
+from workloads.imaging import PairSource, load_pairs
 
 
 def build_fuser() -> Fuser:
@@ -87,6 +91,38 @@ def test_coloured_pairs_are_shown_in_colour() -> None:
     assert (first[..., 0] == first[..., 2]).all()
     assert (second[..., 0] != second[..., 2]).any()
     assert (fused[..., 0] != fused[..., 2]).any()
+    turned = evaluate_pairs(build_fuser(), [replace(coloured, colour_first=True)], pictures=1)
+    with Image.open(BytesIO(turned.pictures[0].png)) as image:
+        pixels = np.asarray(image)[20:]
+    assert (pixels[:, :72, 0] != pixels[:, :72, 2]).any()
+    assert (pixels[:, 76:148, 0] == pixels[:, 76:148, 2]).all()
+
+
+def write_folders(folder: Path) -> tuple[Path, Path]:
+    """Three pairs of phantoms as PNG files, of which one is cut short and one lacks its twin."""
+    sides = folder / "first", folder / "second"
+    for pair in build_phantoms(1, 3, slices=1, size=72):
+        for side, image in zip(sides, (pair.first, pair.second), strict=True):
+            side.mkdir(exist_ok=True)
+            Image.fromarray(convert_to_bytes(image)).save(side / f"{pair.patient}_{pair.name}.png")
+    names = sorted(path.name for path in sides[0].iterdir())
+    broken = sides[1] / names[0]
+    broken.write_bytes(broken.read_bytes()[:60])
+    (sides[1] / names[1]).unlink()
+    return sides
+
+
+def test_what_the_importer_refuses_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    first, second = write_folders(tmp_path)
+    refusals: list[ImportRefusedError] = []
+    pairs = load_pairs(PairSource(first, second), refusals)
+    assert len(pairs) == 1
+    found = evaluate_pairs(build_fuser(), pairs, left_out=[str(refusal) for refusal in refusals])
+    assert len(found.scores) == 1
+    assert len(found.left_out) == 2
+    assert any("no file of the same name" in reason for reason in found.left_out)
+    with pytest.raises(WorkloadError, match="no file of the same name"):
+        load_pairs(PairSource(first, second))
 
 
 def test_without_a_usable_pair_the_reasons_are_given() -> None:
