@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from consensus.block import Block, Work
 from consensus.identifiers import compute_block_hash, compute_opening_hash
+from consensus.jobs import CloseCommits, CommitResult, ExpireJob, RequestInference, RevealResult
 from consensus.payload import Verdict
 from consensus.state import State
 from consensus.task import OpenGradient, OpenLoss
@@ -90,6 +91,9 @@ class EventAnnouncer:
                 self._publish(EventKind.OPENING, now, build_opening(payload, transaction, block, state))
             if isinstance(payload, Verdict):
                 self._publish(EventKind.VERDICT, now, build_verdict(payload, transaction, block, state))
+            job = get_job(transaction)
+            if job is not None:
+                self._publish(EventKind.JOB, now, build_job(job, block, state))
         header = block.header
         self._publish(
             EventKind.BLOCK,
@@ -175,6 +179,30 @@ def build_verdict(
         "after": verdict.after,
         "after_value": verdict.after / scale,
         "height": block.header.height,
+    }
+
+
+def get_job(transaction: SignedTransaction) -> Hash32 | None:
+    """The job of encrypted inference that a transaction changes."""
+    payload = transaction.payload
+    if isinstance(payload, RequestInference):
+        return compute_transaction_id(transaction)
+    is_part = isinstance(payload, CommitResult | CloseCommits | RevealResult | ExpireJob)
+    return payload.job if is_part else None
+
+
+def build_job(job: Hash32, block: Block, state: State) -> dict[str, JsonValue]:
+    """Where a job stands, at the head."""
+    data: dict[str, JsonValue] = {"job": job.hex(), "height": block.header.height}
+    record = state.get_job(job)
+    if record is None:
+        return data
+    return data | {
+        "model": record.request.model.hex(),
+        "status": record.status.value,
+        "commits": len(record.evaluations),
+        "reveals": sum(item.result is not None for item in record.evaluations),
+        "result": None if record.result is None else record.result.hex(),
     }
 
 

@@ -167,6 +167,19 @@ class FusionRequestSettings(Section):
     """How long a result is kept for its client."""
 
 
+class EvaluatorSettings(Section):
+    """Jobs of encrypted inference: a peer evaluates models on requests, both of which it can't read."""
+
+    enabled: bool = False
+    """Evaluate whatever is asked for on the chain, if governance lists this account's organisation."""
+    minimum_fee: int = Field(default=1, ge=0)
+    """Least fee above the model's price that a job must offer, smallest units."""
+    max_blob_bytes: int = Field(default=512 * 1024 * 1024, ge=1_024)
+    """Largest model, keys, request or result; longer ones are left to others."""
+    max_waiting: int = Field(default=16, ge=1, le=1_024)
+    """Most jobs that are fetched or evaluated at once; one is evaluated at a time."""
+
+
 class LimitSettings(Section):
     """Bounds on memory, disk and requests."""
 
@@ -223,6 +236,7 @@ class NodeConfig(BaseSettings):
     verdict: VerdictSettings = VerdictSettings()
     retention: RetentionSettings = RetentionSettings()
     fusion_requests: FusionRequestSettings = FusionRequestSettings()
+    evaluator: EvaluatorSettings = EvaluatorSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
 

@@ -27,6 +27,8 @@ class EventKind(StrEnum):
     """Blocks that exclude each other have the votes of two thirds of stake each."""
     REORG = "reorg"
     TASK = "task"
+    JOB = "job"
+    """A job of encrypted inference was asked for, or got a commitment, a result, an end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,9 @@ class CoreView:
         info = self._core.blobs.get_info(root)
         return None if info is None else BlobInfo(info.ref, info.complete, info.held_bytes)
 
+    def get_blob_path(self, root: Hash32) -> Path | None:
+        return self._core.blobs.get_path(root)
+
     async def submit_transaction(self, data: bytes) -> Hash32:
         try:
             transaction = decode(SignedTransaction, data)

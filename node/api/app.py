@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from node.api.errors import Handler, Problem, problem_middleware
 from node.api.fusions import FUSION_ROUTES, FUSIONS, UPLOAD_PATH
 from node.api.health import REGISTRY, NodeCollector, RequestMetrics, get_livez, get_metrics, get_readyz
+from node.api.jobs import JOB_ROUTES
 from node.api.light import LIGHT, LIGHT_ROUTES
 from node.api.openapi import build_document
 from node.api.operator import BLOB_LIMIT, OPERATOR, OPERATOR_ROUTES, build_token_middleware
@@ -122,7 +123,7 @@ async def get_document(request: web.Request) -> web.Response:
 
 
 DOCUMENT_ROUTE = Route("GET", "/openapi.json", "getDocument", get_document, "This document")
-PUBLIC_ROUTES: tuple[Route, ...] = (*ROUTES, *TRUST_ROUTES, *_SERVICE_ROUTES, DOCUMENT_ROUTE)
+PUBLIC_ROUTES: tuple[Route, ...] = (*ROUTES, *TRUST_ROUTES, *JOB_ROUTES, *_SERVICE_ROUTES, DOCUMENT_ROUTE)
 ALL_OPERATOR_ROUTES: tuple[Route, ...] = (*OPERATOR_ROUTES, replace(DOCUMENT_ROUTE, errors=(401,)))
 
 

@@ -260,6 +260,10 @@ class NodeView(Protocol):
 
     def get_blob(self, root: Hash32) -> BlobInfo | None: ...
 
+    def get_blob_path(self, root: Hash32) -> Path | None:
+        """The file of a complete blob that is held here."""
+        ...
+
     async def submit_transaction(self, data: bytes) -> Hash32:
         """Admit canonical bytes to the mempool, announce them, return the id; a known one is admitted again.
 

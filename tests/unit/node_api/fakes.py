@@ -15,6 +15,16 @@ from consensus.identifiers import (
     compute_opening_hash,
     compute_task_id,
 )
+from consensus.jobs import (
+    Evaluation,
+    EvaluatorRecord,
+    JobRecord,
+    JobStatus,
+    ModelRecord,
+    Receipt,
+    RegisterModel,
+    RequestInference,
+)
 from consensus.params import ChainParams, Genesis, GenesisAccount, Validator
 from consensus.payload import Payload, Verdict
 from consensus.records import ContributionRecord, DraftRecord, Settled, TaskState, TaskStatus
@@ -118,6 +128,7 @@ class FakeNode:
         self.openings: list[OpeningRecord] = []
         self.milestones: list[MilestoneRecord] = []
         self.verdicts: list[VerdictRecord] = []
+        self.model, self.job = Hash32(bytes([5]) * 32), Hash32(bytes([6]) * 32)
         self._add(Block(build_genesis_header(genesis, self.state), Signature(b""), Body((), None, ())))
         self.task = self._publish()
         for _ in range(blocks - 1):
@@ -179,7 +190,36 @@ class FakeNode:
             .with_task(task, self._build_task(task))
         )
         self._open(task)
+        self._request()
         return task
+
+    def _request(self) -> None:
+        """A settled job of encrypted inference; one of three organisations was wrong."""
+        register = RegisterModel(
+            "diagnosis", "pneumonia", "public images", ZERO_HASH, BLOB, None, 1000, 1000, 1000, Amount(1),
+            Millis(START + 10_000_000),
+        )  # fmt: skip
+        request = RequestInference(
+            self.model, BLOB, BLOB, Amount(10), Millis(START + 1_000), Millis(START + 9_000)
+        )
+        right, wrong = Hash32(bytes([9]) * 32), Hash32(bytes([8]) * 32)
+        evaluations = (
+            Evaluation(MINER.address, "hospital-1", ZERO_HASH, right),
+            Evaluation(CUSTODY.address, "custody-org", ZERO_HASH, wrong),
+        )
+        record = JobRecord(
+            request, MINER.address, Height(2), JobStatus.SETTLED, evaluations, right, Height(3), Amount(0)
+        )
+        receipt = Receipt(
+            self.job, self.model, MINER.address, BLOB, BLOB, BLOB, (MINER.address,), (CUSTODY.address,), (),
+            Height(3), START,
+        )  # fmt: skip
+        self.state = (
+            self.state.with_new_model(self.model, ModelRecord(register, CUSTODY.address, Height(1), False))
+            .with_new_job(self.job, record)
+            .with_receipt(self.job, receipt)
+            .with_evaluator("hospital-1", EvaluatorRecord(1, 0, 0))
+        )
 
     @staticmethod
     def _build_task(task: Hash32) -> TaskState:
