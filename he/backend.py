@@ -34,6 +34,7 @@ from he.errors import (
 from he.library import Library
 from he.params import CkksParams
 from he.plan import Form
+from he.residues import compute_weighted_sums
 from he.tensor import CiphertextTensor, Constant, NativeCiphertext, NativePlaintext, PlainVector
 from he.vectors import Integers, compute_slots
 
@@ -405,8 +406,9 @@ class Engine:
         native = cast(NativePlaintext, PyPtxt(pyfhel=self._library, bytestring=content))
         return Constant(native, form.level, form.scale)
 
-    def load_vector(self, coefficients: Integers, form: Form) -> PlainVector:
-        """The vector of slots with these exact coefficients (see `he.vectors`), repeated to fill the slots.
+    def load_vector(self, coefficients: Integers, form: Form, *, factor_bits: int = 0) -> PlainVector:
+        """The vector of slots with exactly these coefficients (see `he.vectors`) times 2^factor_bits,
+        repeated to fill the slots.
 
         Raises: MagnitudeError; ParameterError on a period longer than the slots.
         """
@@ -419,8 +421,22 @@ class Engine:
         native = self._library.encodeFrac(slots, scale=1.0)
         for _ in range(self.params.levels - form.level):
             native = self._library.mod_switch_to_next_ptxt(native, True)
+        if factor_bits:
+            native = self._enlarge(native, form.level, factor_bits)
         native.set_scale(float(form.scale))
         return PlainVector(native, form.level, form.scale)
+
+    def _enlarge(self, native: NativePlaintext, level: int, factor_bits: int) -> NativePlaintext:
+        """Times 2^factor_bits, exactly, where the product is too large for the encoder's doubles."""
+        content = bytearray(cast(PyPtxt, native).to_bytes("none"))
+        shape = (level, self.params.ring)
+        residues = np.frombuffer(content, dtype="<u8", offset=_PLAINTEXT_HEADER).reshape(shape)
+        factor = np.array([[1 << factor_bits]], dtype=np.int64)
+        for index, prime in enumerate(self.params.primes[:level]):
+            compute_weighted_sums(
+                residues[index : index + 1].copy(), factor, prime, residues[index : index + 1]
+            )
+        return cast(NativePlaintext, PyPtxt(pyfhel=self._library, bytestring=bytes(content)))
 
     def _get_header(self, level: int, components: int, scale: Fraction) -> bytes:
         key = (level, components, scale)
@@ -456,6 +472,14 @@ class Engine:
         self._check_alike(total, other)
         self._library.sub(total.native, other.native, False)
         total.components = max(total.components, other.components)
+
+    def divide_inplace(self, tensor: CiphertextTensor, divisor: int) -> None:
+        """By stating a scale as many times larger: exact, and nothing is computed."""
+        restated = self._track(tensor.native, tensor.level, tensor.scale * divisor, tensor.components)
+        tensor.scale = restated.scale
+
+    def negate_inplace(self, tensor: CiphertextTensor) -> None:
+        self._library.negate(tensor.native, False)
 
     def add_constant_inplace(self, total: CiphertextTensor, constant: Constant) -> None:
         self._check_alike(total, constant)
