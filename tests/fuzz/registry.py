@@ -10,6 +10,7 @@ from tests.fuzz import (
     import_targets,
     peer_targets,
     rule_targets,
+    sequence_targets,
     sync_targets,
 )
 from tests.fuzz.target import Target
@@ -24,6 +25,7 @@ def get_targets() -> dict[str, Target]:
         *sync_targets.build_targets(),
         *gate_targets.build_targets(),
         *forward_targets.build_targets(),
+        *sequence_targets.build_targets(),
         *api_targets.build_targets(),
         *file_targets.build_targets(),
         *import_targets.build_targets(),
