@@ -37,9 +37,10 @@ th, td { padding: .3rem .8rem; border-bottom: 1px solid #d8dee4; text-align: rig
 th:first-child, td:first-child { text-align: left }
 thead th { border-bottom: 2px solid #57606a }
 small { color: #57606a; white-space: nowrap }
-.facts td { text-align: left; word-break: break-all } .facts td:first-child { white-space: nowrap }
+.facts td { text-align: left; overflow-wrap: anywhere } .facts td:first-child { white-space: nowrap }
+.wide { overflow-x: auto }
 .above { background: #dafbe1 } .below { background: #ffebe9 } .best { font-weight: 600 }
-figure { margin: 1.2rem 0 } figure img { max-width: 100%; image-rendering: pixelated }
+figure { margin: 1.2rem 0; overflow-x: auto } figure img { max-width: 100%; min-width: 40rem }
 figcaption { color: #57606a }
 """
 
@@ -128,7 +129,11 @@ def _build_table(table: Table, *, best: bool = False, signed: bool = False) -> s
         highest = max(estimate.mean for estimate in row)
         cells = (_build_cell(estimate, best and estimate.mean == highest, signed) for estimate in row)
         rows.append(f"<tr><td>{metric}</td>{''.join(cells)}</tr>")
-    return f"<table><thead><tr><th>metric</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    # A narrow window scrolls the table and not the page.
+    return (
+        f'<div class="wide"><table><thead><tr><th>metric</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _build_cell(estimate: Estimate, best: bool, signed: bool) -> str:

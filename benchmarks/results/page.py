@@ -113,8 +113,9 @@ def _build_thresholds(scored: Scored) -> list[str]:
 
 
 def find_converged(fold: Mined) -> int | None:
-    """The first step whose opened loss is within 2 % of the converged one."""
-    return next((point.step for point in fold.losses if point.opened <= NEAR * fold.converged), None)
+    """The first step whose loss (the twin's, which is free of the noise of opening) is within 2 % of the
+    converged one."""
+    return next((point.step for point in fold.losses if point.twin <= NEAR * fold.converged), None)
 
 
 def _build_mining(folds: Sequence[Mined]) -> list[str]:

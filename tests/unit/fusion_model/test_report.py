@@ -85,3 +85,8 @@ def test_an_estimate_has_a_sign_only_as_a_difference() -> None:
     assert format_estimate(Estimate(0.5, -0.1, 1.0)) == ("0.500", "-0.100 to 1.000")
     assert format_estimate(Estimate(0.5, -0.1, 1.0), signed=True) == ("+0.500", "-0.100 to +1.000")
     assert format_estimate(Estimate(0.5, None, None)) == ("0.500", "")
+
+
+def test_wide_tables_scroll_by_themselves() -> None:
+    page = build()
+    assert page.count("<table><thead>") == page.count('<div class="wide"><table><thead>') == 2
