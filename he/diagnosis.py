@@ -185,36 +185,52 @@ def load_keys(program: Program, source: Source) -> PublicContext:
     return PublicContext(program.params, relin_keys=keys, galois_keys=rotations)
 
 
+class Evaluator:
+    """A model and keys, gated and loaded once for any number of requests; holds no secret key."""
+
+    def __init__(self, program: Program, model: Source, keys: Source | PublicContext) -> None:
+        """Raises: GateError on malformed bytes; MissingKeyError without keys; ParameterError on keys for
+        other parameters."""
+        self.program = program
+        self.context = keys if isinstance(keys, PublicContext) else load_keys(program, keys)
+        _check_params(self.context, program)
+        if self.context.relin_keys is None:
+            raise MissingKeyError("a diagnosis needs relinearisation keys")
+        self._model, start = check_model(program, model), len(build_model_head(program))
+        if program.options.packing == "single":
+            from he.single.model import load_model
+
+            self._single = load_model(self.context, get_single_plan(program), self._model[start:])
+        else:
+            self._weights = place_weights(program, self._model, start)
+
+    def compute(self, request: Source, report: Report = _ignore) -> bytes:
+        """The canonical result of a request; `report` is told how many rows of how many are done.
+
+        Raises: GateError on a malformed request.
+        """
+        program = self.program
+        if program.options.packing == "single":
+            from he.single.circuit import run_single
+
+            return run_single(self.context, get_single_plan(program), self._single, request)
+        view, engine = check_request(program, request), self.context.engine
+        evaluation = BatchEvaluation(engine, program, self._weights, view, report)
+        blob, bodies = bytearray(program.sizes.result), get_result_bodies(program)
+        blob[:HEADER_BYTES] = build_diagnosis_header(program, DiagnosisMagic.RESULT)
+        height = compute_shapes(program.network)[program.network.layers[-1].name][1]
+        for i, row in evaluation.run():
+            for c, j in np.ndindex(*row.shape[:2]):
+                body = bodies[(c * height + i) * row.shape[1] + j]
+                blob[body.offset : body.offset + body.get_length(program.params)] = row[c, j].tobytes()
+        return bytes(blob)
+
+
 def compute_result(
     context: PublicContext, program: Program, model: Source, request: Source, report: Report = _ignore
 ) -> bytes:
-    """The canonical result of a request; `report` is told how many rows of how many are done.
-
-    Raises: GateError on malformed bytes; MissingKeyError without keys; ParameterError on keys for other
-    parameters.
-    """
-    _check_params(context, program)
-    if context.relin_keys is None:
-        raise MissingKeyError("a diagnosis needs relinearisation keys")
-    weights, start = check_model(program, model), len(build_model_head(program))
-    if program.options.packing == "single":
-        from he.single.circuit import run_single
-        from he.single.model import load_model
-
-        plan = get_single_plan(program)
-        return run_single(context, plan, load_model(context, plan, weights[start:]), request)
-    view = check_request(program, request)
-    evaluation = BatchEvaluation(
-        context.engine, program, place_weights(program, weights, start), view, report
-    )
-    blob, bodies = bytearray(program.sizes.result), get_result_bodies(program)
-    blob[:HEADER_BYTES] = build_diagnosis_header(program, DiagnosisMagic.RESULT)
-    height = compute_shapes(program.network)[program.network.layers[-1].name][1]
-    for i, row in evaluation.run():
-        for c, j in np.ndindex(*row.shape[:2]):
-            body = bodies[(c * height + i) * row.shape[1] + j]
-            blob[body.offset : body.offset + body.get_length(program.params)] = row[c, j].tobytes()
-    return bytes(blob)
+    """The canonical result of one request: see `Evaluator`."""
+    return Evaluator(program, model, context).compute(request, report)
 
 
 def _check_params(context: PublicContext, program: Program) -> None:
