@@ -137,13 +137,6 @@ def compute_logits(network: "nn.Sequential", images: Floats) -> Floats:
     return np.concatenate(parts).astype(np.float64)
 
 
-def compute_probabilities(logits: Floats) -> Floats:
-    """Of the finding."""
-    from workloads.polynomials import sigmoid
-
-    return sigmoid(logits)
-
-
 def measure_ranges(network: Network, images: Floats) -> tuple[RangeShare, ...]:
     """Of every polynomial in the network, over all images (n, C, H, W)."""
     values = evaluate_all(network, images)
