@@ -124,6 +124,20 @@ def build_windows(patient: Patient, window: int) -> Floats:
     return np.stack([patient.frames[start : start + window] for start in range(count)])
 
 
+def arrange_features(features: Sequence[Floats], window: int) -> Floats:
+    """(window, F, B) as the recurrent part takes them, from each patient's features (T, F) by frame: the
+    windows of all patients beside each other, in their order."""
+    columns = [part[start : start + window] for part in features for start in range(len(part) - window + 1)]
+    return np.stack(columns).transpose(1, 2, 0)
+
+
+def split_windows(decisions: Floats, frames: Sequence[int]) -> list[Floats]:
+    """Each patient's decisions (windows, T), from decisions (T, B) of windows beside each other and the
+    number of each patient's frames."""
+    counts = [count - len(decisions) + 1 for count in frames]
+    return np.split(decisions.T, np.cumsum(counts)[:-1])
+
+
 def vote(decisions: Floats) -> float:
     """A patient's score in [0, 1]: the mean probability of all votes; decisions (windows, T), logits."""
     return float(sigmoid(decisions).mean())
@@ -181,9 +195,8 @@ class ClearModel:
     window: int
 
 
-def evaluate_clear(model: ClearModel, windows: Floats) -> Floats:
-    """Decisions (B, T) of windows (B, T, C, S, S) in float64, as the encrypted program computes them."""
-    count, steps = windows.shape[:2]
-    features = evaluate(model.frames, windows.reshape(count * steps, *windows.shape[2:]))
-    decisions = evaluate_sequence(model.cell, features.reshape(count, steps, -1).transpose(1, 2, 0))
-    return decisions.T
+def evaluate_clear(model: ClearModel, patients: Sequence[Patient]) -> list[Floats]:
+    """Each patient's decisions (windows, T) in float64, as the encrypted program computes them."""
+    features = [evaluate(model.frames, patient.frames) for patient in patients]
+    decisions = evaluate_sequence(model.cell, arrange_features(features, model.window))
+    return split_windows(decisions, [len(patient.frames) for patient in patients])
