@@ -187,8 +187,9 @@ def get_job(transaction: SignedTransaction) -> Hash32 | None:
     payload = transaction.payload
     if isinstance(payload, RequestInference):
         return compute_transaction_id(transaction)
-    is_part = isinstance(payload, CommitResult | CloseCommits | RevealResult | ExpireJob)
-    return payload.job if is_part else None
+    if isinstance(payload, CommitResult | CloseCommits | RevealResult | ExpireJob):
+        return payload.job
+    return None
 
 
 def build_job(job: Hash32, block: Block, state: State) -> dict[str, JsonValue]:

@@ -31,6 +31,7 @@ from node.gossip.messages import Kind
 from node.gossip.settings import build_network_config
 from node.handlers import PeerHandlers
 from node.history import WeightHistory
+from node.jobs import JobExpirer, JobPruner
 from node.keystore import load_account_key
 from node.ledger.level import LevelStore
 from node.lightview import LightView
@@ -163,10 +164,17 @@ class Node:
         group.create_task(self._proposer.run(), name="proposer")
         group.create_task(self._watch.run(), name="vote watch")
         group.create_task(Pruner(core, config.retention).run(), name="pruner")
+        group.create_task(JobPruner(core, config.retention).run(), name="job pruner")
+        if config.evaluator.enabled:
+            from node.evaluator import Evaluator
+
+            evaluator = Evaluator(core, config.evaluator, config.data_dir / "evaluations")
+            group.create_task(evaluator.run(), name="evaluator")
         if Role.VALIDATOR in config.roles:
             group.create_task(Voter(core, self.network).run(), name="voter")
             group.create_task(Availability(core).run(), name="availability")
             group.create_task(Expirer(core).run(), name="expirer")
+            group.create_task(JobExpirer(core).run(), name="job expirer")
             group.create_task(Settler(core).run(), name="settler")
             group.create_task(Accuser(core, config.data_dir / "scratch").run(), name="accuser")
             group.create_task(Judge(core, config.verdict, config.data_dir).run(), name="judge")

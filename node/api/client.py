@@ -23,7 +23,7 @@ from consensus.payload import Payload
 from consensus.task import BlobRef
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
-from node.api import schemas, trust
+from node.api import jobs, schemas, trust
 from node.api.errors import PROBLEM_TYPE, ProblemModel
 from node.api.fields import BlobRefModel
 from node.api.payloads import encode_payload
@@ -213,6 +213,21 @@ class Client:
     async def get_milestones(self, task: str) -> trust.MilestonesModel:
         """Milestones that were taken, with the verdicts on each."""
         return await self._get(f"/v1/tasks/{task}/milestones", trust.MilestonesModel)
+
+    def iterate_inference_models(self) -> AsyncIterator[jobs.InferenceModel]:
+        return self._iterate("/v1/inference/models", schemas.Page[jobs.InferenceModel])
+
+    async def get_inference_model(self, model: str) -> jobs.InferenceModel:
+        return await self._get(f"/v1/inference/models/{model}", jobs.InferenceModel)
+
+    def iterate_jobs(self) -> AsyncIterator[jobs.InferenceJobSummary]:
+        return self._iterate("/v1/inference/jobs", schemas.Page[jobs.InferenceJobSummary])
+
+    async def get_job(self, job: str) -> jobs.InferenceJob:
+        return await self._get(f"/v1/inference/jobs/{job}", jobs.InferenceJob)
+
+    async def get_evaluators(self) -> jobs.EvaluatorsModel:
+        return await self._get("/v1/inference/evaluators", jobs.EvaluatorsModel)
 
     async def get_peers(self) -> schemas.PeersModel:
         return await self._get("/v1/peers", schemas.PeersModel)
