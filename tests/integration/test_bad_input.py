@@ -1,4 +1,4 @@
-"""What hospitals' folders really hold: each kind of bad input costs itself alone, with a reason and a remedy."""
+"""Bad input of every kind costs itself alone, and is told with a reason and a remedy."""
 
 import csv
 import json
@@ -96,7 +96,6 @@ def test_an_import_leaves_out_each_and_keeps_the_good(
     done = run("data", "import", tmp_path / "set", "--list", listed, "--bits", "12", *FULL, "--json")
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
-    # All slices of a volume but the bad one would be good; here every slice is.
     assert len(document["pairs"]) == 2
     left_out = {Path(entry["file"]).name: entry for entry in document["left_out"]}
     assert set(left_out) == {name for name, _, _ in BAD.values()}
