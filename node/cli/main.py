@@ -6,6 +6,7 @@ from node.cli import (
     audit,
     config,
     data,
+    diagnose,
     encrypted_fuse,
     evaluate,
     fuse,
@@ -39,6 +40,7 @@ app.add_typer(testnet.app, name="testnet")
 app.add_typer(task.app, name="task")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
+app.add_typer(diagnose.app, name="diagnose")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(light.app, name="light")

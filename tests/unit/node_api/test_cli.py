@@ -77,7 +77,8 @@ COMMANDS = [
     "run", "status", "fuse", "evaluate", "testnet init", "testnet up", "testnet down", "testnet status",
     "task draft", "task contribute", "task publish", "task expire", "task list", "task show", "task watch",
     "data encrypt", "data import", "model export", "keys show", "keys new", "ledger check", "ledger rebuild",
-    "ledger export", "config check",
+    "ledger export", "config check", "diagnose register", "diagnose retire", "diagnose submit",
+    "diagnose status", "diagnose fetch",
 ]  # fmt: skip
 
 

@@ -1,0 +1,12 @@
+"""`bmif diagnose`: encrypted inference, from a model to a diagnosis."""
+
+import typer
+
+from node.cli.diagnose_jobs import fetch, register, retire, status, submit
+
+app = typer.Typer(no_args_is_help=True, help="Encrypted diagnosis by peers that see neither image nor model.")
+app.command()(register)
+app.command()(retire)
+app.command()(submit)
+app.command()(status)
+app.command()(fetch)
