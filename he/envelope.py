@@ -13,6 +13,7 @@ Nothing here needs the encryption library.
 
 import hashlib
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from fractions import Fraction
@@ -180,7 +181,7 @@ def check_request(program: Program, source: Source) -> memoryview:
         from he.single.blobs import check_request as check_single
 
         return check_single(get_single_plan(program), source)
-    return _check(program, source, DiagnosisMagic.REQUEST, get_request_bodies(program), program.sizes.request)
+    return _check(program, source, DiagnosisMagic.REQUEST, get_request_bodies, program.sizes.request)
 
 
 def check_result(program: Program, source: Source) -> memoryview:
@@ -192,16 +193,21 @@ def check_result(program: Program, source: Source) -> memoryview:
         from he.single.blobs import check_result as check_single
 
         return check_single(get_single_plan(program), source)
-    return _check(program, source, DiagnosisMagic.RESULT, get_result_bodies(program), program.sizes.result)
+    return _check(program, source, DiagnosisMagic.RESULT, get_result_bodies, program.sizes.result)
 
 
 def _check(
-    program: Program, source: Source, magic: DiagnosisMagic, bodies: tuple[Body, ...], length: int
+    program: Program,
+    source: Source,
+    magic: DiagnosisMagic,
+    get_bodies: Callable[[Program], tuple[Body, ...]],
+    length: int,
 ) -> memoryview:
+    # The length first: a model may promise more ciphertexts than there is memory to list.
     view = open_source(source)
     check_length(view, length)
     check_header(view, build_diagnosis_header(program, magic))
-    check_bodies(program.params, view, bodies)
+    check_bodies(program.params, view, get_bodies(program))
     return view
 
 

@@ -84,6 +84,7 @@ def describe_program(program: Program) -> ModelFacts:
             f"{shape} -> {program.network.outputs}, {program.options.packing} packing,"
             f" {program.images} images a request, {program.params.name}"
         ),
+        seconds=program.seconds,
     )
 
 

@@ -27,6 +27,8 @@ class ModelFacts:
     result_bytes: int
     label: str
     """For people: parameters, packing and shapes."""
+    seconds: float = 0.0
+    """Predicted, of one core, for one request; not part of what is registered."""
 
 
 @dataclass(frozen=True, slots=True)

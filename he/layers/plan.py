@@ -47,6 +47,10 @@ class Chain(Protocol):
     def primes(self) -> tuple[int, ...]: ...
 
 
+MAX_SCALE_BITS = 8192
+"""Of an exact scale's numerator: squares upon squares without a linear layer between double it each time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """How a layer's results are kept."""
@@ -195,7 +199,7 @@ class _Planner:
                 return Step(layer, sources, product, Value(product))
             case Polynomial():
                 if is_monic(layer):
-                    return self.finish(layer, sources, Form(form.level, form.scale**2))
+                    return self.finish(layer, sources, self.square(layer, form))
                 return self.plan_polynomial(layer, sources)
             case Add():
                 return self.plan_add(layer, sources)
@@ -259,9 +263,19 @@ class _Planner:
         scale = product.scale / self.chain.primes[product.level - 1]
         return Step(layer, sources, product, Value(Form(product.level - 1, scale)))
 
+    def square(self, layer: Layer, form: Form) -> Form:
+        check_scale(layer, form.scale)
+        return Form(form.level, form.scale**2)
+
     def check_level(self, layer: Layer, level: int) -> None:
         if level < 1:
             raise DepthError(f"layer {layer.name!r} needs more levels than {self.chain.levels}")
+
+
+def check_scale(layer: Layer, scale: Fraction) -> None:
+    """Raises: ParameterError if exact products of the scale would be too long."""
+    if scale.numerator.bit_length() > MAX_SCALE_BITS:
+        raise ParameterError(f"layer {layer.name!r}: too many products in a row without a linear layer")
 
 
 def compute_power_forms(layer: Polynomial, form: Form, chain: Chain) -> dict[int, Form]:
@@ -274,6 +288,7 @@ def compute_power_forms(layer: Polynomial, form: Form, chain: Chain) -> dict[int
         level = min(forms[a].level, forms[b].level)
         if level < 2:
             raise DepthError(f"layer {layer.name!r} needs more levels than {chain.levels}")
+        check_scale(layer, forms[a].scale)
         forms[power] = Form(level - 1, forms[a].scale * forms[b].scale / chain.primes[level - 1])
     return forms
 
