@@ -46,6 +46,9 @@ SEED = 1
 CLIP, NOISE, RATE, SCALE_BITS, SHIFT = 0.5, 32.0, 0.1, 20, 30
 DOCUMENT = Path(__file__).parent.parent / "docs" / "ABLATION.md"
 
+REHEARSALS = ("<!-- rehearsals -->", "<!-- end of rehearsals -->")
+"""Around what `benchmarks.rehearsals` writes."""
+
 CONCLUSIONS = (
     "- What was chosen with sight of the test pairs: the rules `shaded` and `overlay` and their "
     "constants were picked among about a hundred rules tried on a third of these very pairs, all "
@@ -278,6 +281,13 @@ def run_steps(network: Network, pairs: Sequence[ImagePair], steps: int) -> list[
     return lines
 
 
+def keep_rehearsals() -> list[str]:
+    """The document's sections that `benchmarks.rehearsals` makes, marks included."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    begin, end = text.index(REHEARSALS[0]), text.index(REHEARSALS[1]) + len(REHEARSALS[1])
+    return text[begin:end].splitlines()
+
+
 def write_document(
     rows: Sequence[Row], steps: Sequence[str], count: int, folds: int, every: int, seconds: float
 ) -> None:
@@ -318,6 +328,8 @@ def write_document(
         "| start | " + " | ".join(f"step {20 * i}" for i in range(count)) + " |",
         "|---" * (count + 1) + "|",
         *steps,
+        "",
+        *keep_rehearsals(),
         "",
         "## What follows",
         "",
