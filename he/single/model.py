@@ -22,8 +22,9 @@ from he.single.blobs import (
     get_factor_bits,
     get_model_bodies,
 )
-from he.single.layout import SinglePlan, prepare
+from he.single.layout import SinglePlan
 from he.single.matrices import Floats, LinearLayer, build_vectors, get_bias
+from he.single.shapes import prepare
 from he.single.steps import LinearStep
 from he.tensor import CiphertextTensor, PlainVector
 from he.vectors import round_coefficients

@@ -46,12 +46,12 @@ class Layout:
 
     @property
     def grids(self) -> int:
-        """How many hold all channels, in a power of two."""
-        return round_up(-(-self.shape[0] // self.mux**2))
+        """How many hold all channels."""
+        return -(-self.shape[0] // self.mux**2)
 
     @property
     def period(self) -> int:
-        return min(self.slots, max(self.grids * self.grid, self.least_period))
+        return min(self.slots, max(round_up(self.grids) * self.grid, self.least_period))
 
     @property
     def count(self) -> int:
