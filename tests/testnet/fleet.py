@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,9 +49,9 @@ PROFILE = {
         "lease_ms": 6_000,
         "verdict_ms": 3_000,
     },
-    "node": {"workers": 1, "stop_timeout_s": 10},
 }
 """Short turns, so that the tests wait little; leases short enough to see one pass on."""
+NODE = {"workers": 1, "stop_timeout_s": 10}
 
 
 def find_free_ports(count: int) -> int:
@@ -172,10 +172,13 @@ class Fleet:
         publication = ("--contribution", contribution, *recipe.build_publication(), *custody)
         return self.bmif_json("task", "task", "publish", draft, *publication)
 
-    def begin(self, nodes: int, miners: int, up: Sequence[str] = ()) -> None:
-        """Make the testnet and start the named nodes, or all."""
+    def begin(
+        self, nodes: int, miners: int, up: Sequence[str] = (), settings: Mapping[str, object] | None = None
+    ) -> None:
+        """Make the testnet, with `settings` for every node, and start the named nodes, or all."""
         profile = self.directory.with_suffix(".yaml")
-        profile.write_text(yaml.safe_dump(PROFILE), encoding="utf-8")
+        text = yaml.safe_dump({**PROFILE, "node": {**NODE, **(settings or {})}})
+        profile.write_text(text, encoding="utf-8")
         ports = find_free_ports(PORTS_PER_NODE * nodes)
         counts = ("--nodes", str(nodes), "--miners", str(miners), "--base-port", str(ports))
         self.bmif("testnet", "init", *counts, "--profile", str(profile), "--dir", str(self.directory))
@@ -347,11 +350,17 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def run_fleet(directory: Path, nodes: int, miners: int, up: Sequence[str] = ()) -> Iterator[Fleet]:
+def run_fleet(
+    directory: Path,
+    nodes: int,
+    miners: int,
+    up: Sequence[str] = (),
+    settings: Mapping[str, object] | None = None,
+) -> Iterator[Fleet]:
     """A running testnet; every process of it is gone afterwards."""
     fleet = Fleet(directory)
     try:
-        fleet.begin(nodes, miners, up)
+        fleet.begin(nodes, miners, up, settings)
         yield fleet
     finally:
         if (directory / MANIFEST).exists():
