@@ -4,6 +4,7 @@ from functools import cache
 
 from tests.fuzz import (
     api_targets,
+    diagnosis_targets,
     file_targets,
     forward_targets,
     gate_targets,
@@ -11,6 +12,7 @@ from tests.fuzz import (
     peer_targets,
     rule_targets,
     sequence_targets,
+    single_targets,
     sync_targets,
 )
 from tests.fuzz.target import Target
@@ -25,7 +27,9 @@ def get_targets() -> dict[str, Target]:
         *sync_targets.build_targets(),
         *gate_targets.build_targets(),
         *forward_targets.build_targets(),
+        *diagnosis_targets.build_targets(),
         *sequence_targets.build_targets(),
+        *single_targets.build_targets(),
         *api_targets.build_targets(),
         *file_targets.build_targets(),
         *import_targets.build_targets(),
