@@ -32,6 +32,14 @@ class ReadOptions:
     window: WindowChoice = FILE_WINDOW
 
 
+def parse_window(text: str) -> WindowChoice:
+    """Raises WorkloadError that lists what there is."""
+    try:
+        return WindowChoice.parse(text)
+    except ValueError as error:
+        raise WorkloadError(str(error)) from error
+
+
 def load_images(path: Path, options: ReadOptions) -> tuple[Floats, tuple[str, ...]]:
     """(n, C, H, W) in [0, 1] of all images of a file or folder, and their names.
 

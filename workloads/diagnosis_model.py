@@ -48,6 +48,8 @@ class Provenance:
     """auc, sensitivity and specificity on test, each with its interval's ends."""
     outside: Mapping[str, float]
     """Share of val's pre-activations outside their polynomial's interval, by layer."""
+    keys_sha256: str = ""
+    """Of the evaluation keys of the pair that the weights are encrypted under; empty if they are clear."""
 
     def encode(self) -> str:
         """JSON with sorted keys."""

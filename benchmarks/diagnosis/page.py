@@ -1,0 +1,205 @@
+"""docs/DIAGNOSIS.md, from figures alone."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmarks.diagnosis.encrypted import Measured, Planned
+from benchmarks.diagnosis.trained import EPOCHS, PENALTY, Trained, compute_mean
+from benchmarks.timing import Timing
+
+Key = tuple[int, str, bool, bool]
+Figure = Sequence[float]
+
+SWITCH_NAMES = {
+    (False, False): "neither",
+    (True, False): "fold",
+    (False, True): "absorb",
+    (True, True): "both",
+}
+
+
+def build_page(
+    machine: str,
+    trained: Sequence[Trained],
+    measured: Sequence[Measured],
+    plans: Sequence[Planned],
+    ablation: Mapping[Key, Measured],
+) -> str:
+    """The page, in Markdown."""
+    parts = [
+        "# Encrypted diagnosis",
+        f"Made by `python -m benchmarks.diagnosis --write` on: {machine}. Seconds are of one core's processor"
+        " time, the clock's beside it in brackets: other work ran on the machine, which stretches the clock"
+        " and, less, processor time.",
+        "PneumoniaMNIST (28x28 grey, given splits; the part of its test split that is at hand): label 1 is"
+        " pneumonia. Networks after Ran & Li (JIIM 2025): blocks of 3x3 convolution, batch norm, activation"
+        " and average pool, then global pooling and one dense output. The first convolution goes in steps of"
+        " 2. Thresholds are chosen on the validation split (Youden), figures are of the test split, with 95 %"
+        " bootstrap intervals.",
+        "## Quadratic activations and ReLU",
+        *_describe_training(trained),
+        "## On ciphertexts",
+        *_describe_measured(trained, measured),
+        "## Depth: what folding and absorbing save",
+        *_describe_ablation(plans, ablation),
+        "## What this says and does not say",
+        _LIMITS,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_LIMITS = (
+    "Encryption changes no decision that the polynomial network takes beyond the error stated; what accuracy"
+    " there is is the network's. Differences between AUCs of a few thousandths lie within the intervals. The"
+    " test images are few, of one source and small; nothing here says how the networks do elsewhere, and"
+    " they are no medical device. With encrypted weights model and images are under one key: its holder can"
+    " read both (THREATS.md)."
+)
+
+
+def _describe_training(trained: Sequence[Trained]) -> list[str]:
+    blocks = sorted({one.blocks for one in trained})
+    rows, means = [], []
+    for one in trained:
+        outside = ", ".join(f"{100 * share:.2g} %" for share in one.outside) or "-"
+        rows.append(
+            (
+                *(one.blocks, one.activation, one.seed, one.parameters, f"{one.val_auc:.4f}"),
+                *(_figure(one.auc, 4), _figure(one.sensitivity), _figure(one.specificity), outside),
+            )
+        )
+    for count in blocks:
+        polynomial, relu = (compute_mean(list(trained), count, name)[1] for name in ("polynomial", "relu"))
+        seeds = len({one.seed for one in trained if one.blocks == count})
+        means.append((count, seeds, f"{relu:.4f}", f"{polynomial:.4f}", f"{polynomial - relu:+.4f}"))
+    first = next(one for one in trained if one.activation == "polynomial")
+    return [
+        f"The quadratic is the least-squares fit to ReLU on [-{first.reach:g}, {first.reach:g}]; it is off by"
+        f" {first.error:.3f} at most there. A penalty of {PENALTY:g} times the mean square excess over the"
+        f" interval keeps pre-activations inside; the last column is the share of test's pre-activations that"
+        f" are outside, by block. ReLU networks have the same size, start and {EPOCHS} epochs.",
+        _table(
+            (
+                *("blocks", "activation", "seed", "parameters", "AUC, validation"),
+                *("AUC, test", "sensitivity", "specificity", "outside"),
+            ),
+            rows,
+        ),
+        "Mean AUC over seeds, test:",
+        _table(("blocks", "seeds", "ReLU", "quadratic", "difference"), means),
+    ]
+
+
+def _describe_measured(trained: Sequence[Trained], measured: Sequence[Measured]) -> list[str]:
+    if not measured:
+        return ["Not measured yet."]
+    quality, costs, sizes = [], [], []
+    for one in measured:
+        name = f"{one.packing}, {one.weights} weights"
+        quality.append(
+            (
+                *(name, one.images, f"{one.clear_auc:.4f}", _figure(one.auc, 4), _figure(one.sensitivity)),
+                *(_figure(one.specificity), f"{one.largest_error:.1e}", one.changed_decisions),
+            )
+        )
+        total = one.encrypt_s + one.evaluate_s + one.decrypt_s
+        costs.append(
+            (
+                *(name, _time(one.keys_s), _time(one.model_s), _time(one.encrypt_s), _time(one.evaluate_s)),
+                *(_time(one.decrypt_s), f"{one.predicted_s:.3g}", _time(total)),
+                f"{1e3 * total.cpu_s / one.capacity:.3g} ms",
+            )
+        )
+        sizes.append(
+            (
+                *(name, one.ring, one.bits, one.depth, one.capacity, one.request_ciphertexts),
+                *(_bytes(one.request_bytes), _bytes(one.request_bytes / one.capacity)),
+                *(_bytes(one.result_bytes), _bytes(one.keys_bytes), one.model_ciphertexts),
+                _bytes(one.model_bytes),
+            )
+        )
+    first = next(one for one in trained if one.activation == "polynomial")
+    return [
+        f"The first network of the table above ({first.parameters} parameters). *Batch* packing: a slot is an"
+        " image, a ciphertext is a pixel. *Single*: one image in few ciphertexts. AUC in clear is the"
+        " polynomial network's on the same images; the error is the largest between logits; decisions are"
+        " compared at the threshold.",
+        _table(
+            (
+                *("", "images", "AUC in clear", "AUC encrypted", "sensitivity", "specificity"),
+                *("largest error", "decisions changed"),
+            ),
+            quality,
+        ),
+        "Seconds of one request (in batch packing it costs the same for one image and for as many as fit)."
+        " Predicted: evaluation, of a quiet core, by counts of operations. Latency: encrypt, evaluate and"
+        " decrypt together; amortised: of a full request.",
+        _table(
+            (
+                *("", "keys", "model", "encrypt", "evaluate", "decrypt", "predicted", "latency"),
+                "amortised, an image",
+            ),
+            costs,
+        ),
+        _table(
+            (
+                *("", "ring", "bits", "levels", "images a request", "ciphertexts", "request"),
+                *("an image, full", "result", "evaluation keys", "model's ciphertexts", "model"),
+            ),
+            sizes,
+        ),
+    ]
+
+
+def _describe_ablation(plans: Sequence[Planned], ablation: Mapping[Key, Measured]) -> list[str]:
+    parts = [
+        "Batch packing. *Fold*: batch norm goes into the convolution before it. *Absorb*: the quadratic's"
+        " coefficients and the pools' factors go into neighbouring layers. Predicted seconds are of a quiet"
+        " core, for a full request; measured ones of this machine as it was. Both switches leave the function"
+        " as it is."
+    ]
+    for scale in sorted({row.asked_scale or 0 for row in plans}):
+        rows = []
+        for row in plans:
+            if (row.asked_scale or 0) != scale:
+                continue
+            head = (row.blocks, row.weights, SWITCH_NAMES[row.fold, row.absorb])
+            if row.refusal:
+                rows.append((*head, *["-"] * 6, "no"))
+                continue
+            found = ablation.get((row.blocks, row.weights, row.fold, row.absorb)) if not scale else None
+            rows.append(
+                (
+                    *(*head, row.levels, row.ring, row.bits, row.scale_bits, f"{row.predicted_s:.0f}"),
+                    *(_time(found.evaluate_s) if found else "-", "yes"),
+                )
+            )
+        title = f"At a scale of {scale} bits:" if scale else "At the scale that the compiler chooses:"
+        columns = ("blocks", "weights", "optimisations", "levels", "N", "bits", "scale bits")
+        parts += [title, _table((*columns, "predicted s", "measured s", "feasible"), rows)]
+    refusals = sorted({row.refusal for row in plans if row.refusal})
+    if refusals:
+        parts.append(
+            f"Not feasible: no ring up to 32768 holds these levels at 128 bits; for instance: {refusals[0]}"
+        )
+    return parts
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _figure(value: Figure, digits: int = 3) -> str:
+    middle, low, high = (f"{number:.{digits}f}" for number in value)
+    return f"{middle} ({low}-{high})"
+
+
+def _time(timing: Timing) -> str:
+    return f"{timing.cpu_s:.3g} ({timing.wall_s:.3g})"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"

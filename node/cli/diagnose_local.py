@@ -1,0 +1,226 @@
+"""`bmif diagnose train|compile|encrypt|decrypt`: what comes before and after a job, on one's own machine."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import JsonValue
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from node.cli.common import JsonOption, err, out, print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from workloads.diagnosis_images import ReadOptions
+    from workloads.diagnosis_model import Provenance
+
+ResizeOption = Annotated[
+    bool, typer.Option("--resize", help="Cut the middle and average images of another size, not refuse them")
+]
+WindowOption = Annotated[
+    str,
+    typer.Option(help="Grey values shown: file, file:2, full, percentile, CENTRE/WIDTH, or brain, lung, ..."),
+]
+KeysOption = Annotated[
+    Path, typer.Option("--keys", "-k", help="Folder of the keys; its secret.key never leaves this machine")
+]
+ModelArgument = Annotated[Path, typer.Argument(help="Model as `bmif diagnose compile` wrote it")]
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(help="Labelled images: .npz, .csv (file, label[, group, split]), or a folder a class"),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the trained network")],
+    blocks: Annotated[int, typer.Option(help="Convolution blocks", min=2, max=4)] = 2,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images", min=1)] = 25,
+    seed: Annotated[int, typer.Option(help="Of weights, order and split", min=0)] = 0,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the square images [default: as the first is]", min=8, max=256)
+    ] = None,
+    colour: Annotated[bool, typer.Option("--colour", help="Keep colours: three channels")] = False,
+    residual: Annotated[
+        bool, typer.Option("--residual", help="Blocks that keep shape and size add their input")
+    ] = False,
+    range_penalty: Annotated[
+        float, typer.Option(help="Weight of leaving polynomials' intervals", min=0)
+    ] = 10.0,
+    resize: ResizeOption = False,
+    window: WindowOption = "file",
+    json: JsonOption = False,
+) -> None:
+    """Train a network for encrypted diagnosis, in clear, on your own labelled images.
+
+    Writes the network and, beside it, a provenance that may be published: digest of the data, seed, figures
+    on the test split. Images are split by patient where the data says whose they are.
+    """
+    from workloads.diagnosis_config import CHANNELS, DiagnosisConfig, TrainingSettings
+    from workloads.diagnosis_data import load_data
+    from workloads.diagnosis_model import get_provenance_path, save_model, train_diagnosis
+
+    read = _build_options(window, resize, 3 if colour else 1, size)
+    found = load_data(data, read, seed)
+    config = DiagnosisConfig(found.train.shape, CHANNELS[blocks], residual=residual)
+    settings = TrainingSettings(epochs=epochs, range_penalty=range_penalty, seed=seed)
+    with _build_progress() as bar:
+        line = bar.add_task("training", total=epochs)
+
+        def report(epoch: int, loss: float) -> None:
+            bar.update(line, completed=epoch + 1, description=f"training, loss {loss:.3f}")
+
+        trained = train_diagnosis(found, config, settings, report)
+    save_model(trained, output)
+    provenance = trained.provenance
+    if json:
+        print_json({"output": str(output), **_describe(provenance)})
+        return
+    out.print(f"{output}, provenance in {get_provenance_path(output)}; seed {seed}", soft_wrap=True)
+    facts: list[tuple[str, object]] = [
+        ("classes", f"{provenance.classes[0]} (0), {provenance.classes[1]} (1)"),
+        ("images", "train {}, val {}, test {}".format(*provenance.images)),
+        ("data", provenance.data_sha256),
+    ]
+    for name, (value, low, high) in provenance.metrics.items():
+        facts.append((name, f"{value:.3f}, 95 % interval {low:.3f} to {high:.3f}"))
+    facts += [(f"outside {name}", f"{100 * share:.2g} %") for name, share in provenance.outside.items()]
+    print_facts(facts)
+
+
+def compile_network(
+    network: Annotated[Path, typer.Argument(help="Network as `bmif diagnose train` wrote it")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the model that evaluators get")],
+    packing: Annotated[
+        str, typer.Option(help="single: one image, little to send; batch: thousands at once")
+    ] = "single",
+    weights: Annotated[str, typer.Option(help="clear, or encrypted under --keys")] = "clear",
+    keys: Annotated[
+        Path | None, typer.Option("--keys", "-k", help="With encrypted weights: folder of the keys")
+    ] = None,
+    fold: Annotated[bool, typer.Option(help="Batch norms go into convolutions")] = True,
+    absorb: Annotated[bool, typer.Option(help="Coefficients and pools go into neighbours")] = True,
+    json: JsonOption = False,
+) -> None:
+    """Compile a network for evaluation on ciphertexts, and print the plan: levels, ring, sizes, seconds.
+
+    With encrypted weights model and images are under one key pair: whoever holds it can read both.
+    """
+    from workloads.diagnosis_client import CompileOptions, compile_model
+
+    options = CompileOptions.parse(packing, weights, fold, absorb)
+    program = compile_model(network, output, keys, options)
+    if json:
+        print_json({"output": str(output), "plan": list[JsonValue](program.describe())})
+        return
+    for line in program.describe():
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def encrypt(
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(help="Image (PNG, TIFF, DICOM, NIfTI), or a folder of them")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the encrypted request")],
+    keys: KeysOption = Path("diagnosis-keys"),
+    resize: ResizeOption = False,
+    window: WindowOption = "file",
+    json: JsonOption = False,
+) -> None:
+    """Encrypt images for a model; keys are made if there are none yet.
+
+    The request and the folder's evaluation.keys go to evaluators, who can decrypt neither image nor result.
+    """
+    from workloads.diagnosis_client import EVALUATION_FILE, encrypt_files
+
+    with _build_progress() as bar:
+        line = bar.add_task("encrypting", total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(line, completed=done, total=total)
+
+        note = encrypt_files(model, images, keys, output, _build_options(window, resize), report)
+    evaluation = keys / EVALUATION_FILE
+    sizes = output.stat().st_size, evaluation.stat().st_size
+    if json:
+        print_json(
+            {
+                "request": str(output),
+                "request_bytes": sizes[0],
+                "keys": str(evaluation),
+                "keys_bytes": sizes[1],
+                "images": list[JsonValue](note.images),
+            }
+        )
+        return
+    count = len(note.images)
+    out.print(
+        f"{output}: {count} image{'s' * (count != 1)}, {sizes[0] / 1e6:.1f} MB; evaluators also need"
+        f" {evaluation}, {sizes[1] / 1e6:.1f} MB. Keep {output}.json and {keys} to read the result.",
+        soft_wrap=True,
+    )
+
+
+def decrypt(
+    result: Annotated[Path, typer.Argument(help="Result as `bmif diagnose fetch` wrote it")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="The model that the request was made for")],
+    request: Annotated[Path, typer.Option("--request", "-r", help="The request that it is the result of")],
+    keys: KeysOption = Path("diagnosis-keys"),
+    json: JsonOption = False,
+) -> None:
+    """Decrypt a result into probabilities, rounded to what the encryption's error leaves of them."""
+    from workloads.diagnosis_client import decrypt_file, get_classes
+
+    found = decrypt_file(model, request, keys, result)
+    classes = get_classes(model)
+    if json:
+        print_json(
+            [
+                {
+                    "image": one.image,
+                    "probability": one.probability,
+                    "of": classes[1],
+                    "decision": None if one.found is None else classes[one.found],
+                }
+                for one in found
+            ]
+        )
+        return
+    print_table(
+        None,
+        ("image", f"probability of {classes[1]} (0-1)", "decision"),
+        [
+            (
+                one.image,
+                f"{one.probability:.{one.digits}f}",
+                None if one.found is None else classes[one.found],
+            )
+            for one in found
+        ],
+    )
+    if found[0].found is None:
+        err.print(
+            f"no decisions: the model's provenance, {model.name}.json, is not beside it", soft_wrap=True
+        )
+
+
+def _build_options(window: str, resize: bool, channels: int = 1, size: int | None = None) -> "ReadOptions":
+    from workloads.diagnosis_images import ReadOptions, parse_window
+
+    return ReadOptions(None if size is None else (size, size), resize, channels, parse_window(window))
+
+
+def _describe(provenance: "Provenance") -> dict[str, JsonValue]:
+    return {
+        "classes": list[JsonValue](provenance.classes),
+        "network_sha256": provenance.network_sha256,
+        "data_sha256": provenance.data_sha256,
+        "images": list[JsonValue](provenance.images),
+        "seed": provenance.seed,
+        "threshold": provenance.threshold if math.isfinite(provenance.threshold) else None,
+        "metrics": {name: list[JsonValue](value) for name, value in provenance.metrics.items()},
+        "outside": dict[str, JsonValue](provenance.outside),
+    }
+
+
+def _build_progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=err, transient=True)

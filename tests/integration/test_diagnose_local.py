@@ -1,0 +1,210 @@
+"""`bmif diagnose` from labelled images to probabilities, by way of files alone; and what it refuses."""
+
+import json
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fusion_model.phantom import build_phantoms
+from he.network import (
+    BatchNorm,
+    Convolution,
+    Dense,
+    GlobalAveragePool,
+    Network,
+    Polynomial,
+    encode,
+    evaluate,
+)
+from node.cli.main import app
+from tests.medical import build_dicom
+from workloads.diagnosis_model import Provenance, get_provenance_path
+from workloads.inference import InferenceJob, get_inference
+from workloads.polynomials import sigmoid
+
+SIDE = 8
+RUNNER = CliRunner()
+
+
+def invoke(*arguments: object, code: int = 0) -> str:
+    done = RUNNER.invoke(app, ["diagnose", *map(str, arguments)], env={"COLUMNS": "200"})
+    text = " ".join((done.output + (done.stderr if done.stderr_bytes else "")).split())
+    assert done.exit_code == code, text
+    return text
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    draw = np.random.default_rng(4)
+    return Network(
+        (1, SIDE, SIDE),
+        (
+            Convolution("c", "input", draw.normal(0, 0.4, (2, 1, 3, 3)), draw.normal(0, 0.1, 2), 2, 1),
+            BatchNorm("n", "c", np.array([1.5, 0.7]), np.array([-0.2, 0.3])),
+            Polynomial("p", "n", (0.375, 0.5, 0.117), (-4.0, 4.0), 0.375),
+            GlobalAveragePool("g", "p"),
+            Dense("d", "g", np.array([[1.5, -2.0]]), np.array([0.25])),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with its provenance, and three images."""
+    folder = tmp_path_factory.mktemp("diagnose")
+    (folder / "network").write_bytes(encode(network))
+    provenance = Provenance(
+        format="bmif-diagnosis-1",
+        classes=("healthy", "ill"),
+        shape=network.shape,
+        network_sha256=sha256(encode(network)).hexdigest(),
+        data_sha256="00" * 32,
+        images=(1, 1, 1),
+        seed=0,
+        epochs=1,
+        channels=(2,),
+        threshold=0.2,
+        metrics={"auc": (0.9, 0.8, 1.0)},
+        outside={"p": 0.0},
+    )
+    get_provenance_path(folder / "network").write_text(provenance.encode())
+    for number, pixels in enumerate(build_pixels()):
+        path = folder / "images" / f"p{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    invoke("compile", folder / "network", "-o", folder / "model", "--packing", "batch")
+    return folder
+
+
+def build_pixels() -> list[np.ndarray]:
+    return [np.rint(pair.first * 255).astype(np.uint8) for pair in build_phantoms(3, 3, slices=1, size=SIDE)]
+
+
+def run_evaluator(model: Path, keys: Path, request: Path, output: Path) -> None:
+    """As a peer does: from files alone, without the secret key."""
+    workload = get_inference("diagnosis")
+    workload.check_keys(model, keys)
+    workload.check_request(model, request)
+    assert workload.run(InferenceJob(model, keys, request, output)) == output.stat().st_size
+
+
+def check_answers(text: str, network: Network) -> None:
+    images = np.stack(build_pixels())[:, None] / 255
+    logits = evaluate(network, images)[:, 0]
+    answers = json.loads(text)
+    assert [one["image"] for one in answers] == ["p0", "p1", "p2"]
+    for one, logit in zip(answers, logits, strict=True):
+        assert one["probability"] == pytest.approx(float(sigmoid(np.array(logit))), abs=2e-3)
+        assert one["decision"] == ("ill" if logit >= 0.2 else "healthy")
+
+
+@pytest.mark.parametrize("weights", ["clear", "encrypted"])
+def test_from_images_to_probabilities(folder: Path, network: Network, tmp_path: Path, weights: str) -> None:
+    keys, model = tmp_path / "keys", tmp_path / "model"
+    extra = ("--keys", keys) if weights == "encrypted" else ()
+    plan = invoke(
+        *("compile", folder / "network", "-o", model, "--packing", "batch", "--weights", weights), *extra
+    )
+    assert f"{weights} weights" in plan
+    assert "128-bit security" in plan
+    text = invoke("encrypt", model, folder / "images", "-o", tmp_path / "request", "--keys", keys)
+    assert "3 images" in text
+    for private in (keys / "secret.key", tmp_path / "request.json"):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    run_evaluator(model, keys / "evaluation.keys", tmp_path / "request", tmp_path / "result")
+    arguments = ("--model", model, "--request", tmp_path / "request", "--keys", keys)
+    check_answers(invoke("decrypt", tmp_path / "result", *arguments, "--json"), network)
+    shown = invoke("decrypt", tmp_path / "result", *arguments)
+    assert "probability of ill" in shown
+    if weights == "encrypted":
+        text = invoke(
+            *("encrypt", model, folder / "images", "-o", tmp_path / "other", "--keys", tmp_path / "new"),
+            code=1,
+        )
+        assert "secret.key: does not exist" in text
+
+
+def test_a_dicom_file(folder: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 4096, (SIDE, SIDE)).astype(np.uint16)
+    build_dicom(pixels).save_as(tmp_path / "image.dcm", enforce_file_format=True)
+    keys = tmp_path / "keys"
+    text = invoke("encrypt", folder / "model", tmp_path / "image.dcm", "-o", tmp_path / "r", "-k", keys)
+    assert "1 image," in text
+
+
+def test_what_does_not_fit_is_refused(folder: Path, network: Network, tmp_path: Path) -> None:
+    model, images, keys = folder / "model", folder / "images", tmp_path / "keys"
+    request, result = tmp_path / "request", tmp_path / "result"
+
+    Image.fromarray(np.zeros((9, 12), dtype=np.uint8)).save(tmp_path / "wide.png")
+    text = invoke("encrypt", model, tmp_path / "wide.png", "-o", request, "-k", keys, code=1)
+    assert "wide.png: is 12x9 pixels, the model takes 8x8" in text
+    text = invoke("encrypt", images / "p0.png", images, "-o", request, "-k", keys, code=1)
+    assert "model p0.png" in text
+    assert not request.exists()
+    assert not keys.exists()
+
+    invoke("encrypt", model, images, "-o", request, "-k", keys)
+    run_evaluator(model, keys / "evaluation.keys", request, result)
+    good = ("--model", model, "--request", request, "--keys", keys)
+
+    other = replace(network, layers=(*network.layers[:-1], replace(network.layers[-1], bias=np.array([9.0]))))
+    (tmp_path / "other").write_bytes(encode(other))
+    invoke("compile", tmp_path / "other", "-o", tmp_path / "model2", "--packing", "batch")
+    text = invoke("decrypt", result, "--model", tmp_path / "model2", *good[2:], code=1)
+    assert "was encrypted for another model" in text
+
+    invoke("encrypt", model, images, "-o", tmp_path / "request2", "-k", tmp_path / "keys2")
+    text = invoke("decrypt", result, *good[:4], "--keys", tmp_path / "keys2", code=1)
+    assert "under other keys" in text
+    text = invoke("decrypt", result, *good[:4], "--keys", tmp_path / "none", code=1)
+    assert "secret.key: does not exist" in text
+    assert not (tmp_path / "none").exists()
+
+    run_evaluator(model, tmp_path / "keys2" / "evaluation.keys", tmp_path / "request2", tmp_path / "foreign")
+    text = invoke("decrypt", tmp_path / "foreign", *good, code=1)
+    assert "decrypts to nothing that a network gives" in text
+
+    result.write_bytes(result.read_bytes()[:-8])
+    text = invoke("decrypt", result, *good, code=1)
+    assert "result:" in text
+    secret = (keys / "secret.key").read_bytes()
+    (keys / "secret.key").write_bytes(secret[: len(secret) // 2])
+    text = invoke("encrypt", model, images, "-o", request, "-k", keys, code=1)
+    assert "secret.key: is no key for this model" in text
+
+
+def test_compile_refuses_words_and_keys_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
+    network, output = folder / "network", tmp_path / "model"
+    assert "packing is one of" in invoke("compile", network, "-o", output, "--packing", "tight", code=1)
+    text = invoke("compile", network, "-o", output, "--weights", "encrypted", code=1)
+    assert "encrypted weights need a folder of keys" in text
+    assert "is not a network" in invoke("compile", folder / "model", "-o", output, code=1)
+    assert not output.exists()
+
+
+def test_train(tmp_path: Path) -> None:
+    """In a process of its own: it loads torch, which this one has no use for."""
+    pairs = build_phantoms(9, 120, slices=1, size=12)
+    images = np.stack([np.rint(pair.first * 255) for pair in pairs]).astype(np.uint8)
+    images[1::2, 3:8, 3:8] = 255
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(120) % 2)
+    command = (sys.executable, "-m", "node.cli.main", "diagnose", "train", tmp_path / "data.npz")
+    options = ("-o", tmp_path / "network", "--epochs", "5", "--seed", "3", "--json")
+    done = subprocess.run((*command, *options), capture_output=True, text=True, check=True)
+    document = json.loads(done.stdout)
+    assert document["images"] == [84, 18, 18]
+    assert document["seed"] == 3
+    assert document["metrics"]["auc"][0] > 0.9
+    provenance = json.loads((tmp_path / "network.json").read_text())
+    assert provenance["data_sha256"] == document["data_sha256"]
+    plan = invoke("compile", tmp_path / "network", "-o", tmp_path / "model", "--packing", "batch")
+    assert "predicted" in plan
