@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.results.cases import CASES, Case, compute_digest
+from benchmarks.results.cases import CASES, CONVERGENCE, CONVERGENCE_LASTS, LASTS, Case, compute_digest
 from benchmarks.results.folds import Fold, build_folds
 from benchmarks.results.full import FullSettings, train_full
 from benchmarks.results.mining import NODES, TOLERANCE, Mined, mine_fold
@@ -44,6 +44,8 @@ class Plan:
     digest: str
     folds: tuple[Fold, ...]
     mined: list[Mined]
+    lasts: tuple[float, ...] = LASTS
+    """Of the ladder."""
 
 
 def find_manifest() -> Path:
@@ -70,7 +72,7 @@ def mine(plan: Plan, fold: Fold, manifest: Path, options: argparse.Namespace) ->
     bed = Testbed(options.dir.resolve())
     bed.clear()
     try:
-        mined = mine_fold(bed, plan.case, fold, manifest, options.base_port, plan.digest)
+        mined = mine_fold(bed, plan.case, fold, manifest, options.base_port, plan.digest, plan.lasts)
     finally:
         if not options.keep:
             bed.clear()
@@ -93,10 +95,8 @@ def mine_all(plans: Sequence[Plan], manifest: Path, options: argparse.Namespace)
             try:
                 plan.mined.append(mine(plan, fold, manifest, options))
             except FAILURES as error:
-                failures.append(f"{plan.case.modality}, fold {fold.number}: {error}")
+                failures.append(f"{plan.case.label}, fold {fold.number}: {error}")
                 console.print(f"[bold red]failed:[/] {failures[-1]}", soft_wrap=True)
-        if options.full:
-            write(plans, manifest, {})
     return failures
 
 
@@ -115,7 +115,11 @@ def score(plan: Plan, manifest: Path, full: dict[int, Backbone]) -> Scored:
 
 
 def write(
-    plans: Sequence[Plan], manifest: Path, full: dict[str, dict[int, Backbone]], note: str = ""
+    plans: Sequence[Plan],
+    manifest: Path,
+    full: dict[str, dict[int, Backbone]],
+    convergence: Sequence[Mined],
+    note: str = "",
 ) -> None:
     """The page, of what there is so far."""
     entries = []
@@ -127,7 +131,7 @@ def write(
             entries.append(Entry(plan.case, plan.digest, scored, failed))
             if full:
                 print_scores(scored)
-    write_page(entries, note)
+    write_page(entries, note, convergence)
 
 
 def print_scores(scored: Scored) -> None:
@@ -185,6 +189,13 @@ def build_plans(manifest: Path, options: argparse.Namespace) -> list[Plan]:
     return plans
 
 
+def build_convergence(manifest: Path) -> Plan:
+    """One fold of a task that shows how many steps it takes."""
+    case = CONVERGENCE
+    folds = build_folds([pair.patient for pair in import_manifest(manifest, case.modality)], HOSPITALS)
+    return Plan(case, compute_digest(case, TOLERANCE, NODES), folds[:1], [], CONVERGENCE_LASTS)
+
+
 def main() -> None:
     options = parse_options()
     begun = time.monotonic()
@@ -193,9 +204,12 @@ def main() -> None:
         plans = build_plans(manifest, options)
         failures = mine_all(plans, manifest, options)
         if options.full:
+            extra = build_convergence(manifest)
+            failures += mine_all([extra], manifest, options)
+            write(plans, manifest, {}, extra.mined)  # whatever becomes of the networks
             settings = FullSettings(options.full_width, options.full_steps)
             full = {plan.case.modality: train_networks(plan, manifest, settings) for plan in plans}
-            write(plans, manifest, full, f"The full network has {settings.label}.")
+            write(plans, manifest, full, extra.mined, f"The full network has {settings.label}.")
         else:
             for plan in plans:
                 if plan.mined:

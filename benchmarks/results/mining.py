@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from benchmarks.results.apart import call_apart
-from benchmarks.results.cases import PRESET, WEIGHT_BOUND, Case, build_rungs
+from benchmarks.results.cases import LASTS, PRESET, WEIGHT_BOUND, Case, build_rungs
 from benchmarks.results.draws import Archive, follow_openings, recover_draws
 from benchmarks.results.folds import Fold
 from benchmarks.results.judges import FOLDER, build_settings, get_judged, write_pairs
@@ -179,7 +179,15 @@ def start_testnet(
     bed.bmif("testnet", "up", "--dir", str(bed.directory))
 
 
-def mine_fold(bed: Testbed, case: Case, fold: Fold, manifest: Path, base_port: int, digest: str) -> Mined:
+def mine_fold(
+    bed: Testbed,
+    case: Case,
+    fold: Fold,
+    manifest: Path,
+    base_port: int,
+    digest: str,
+    lasts: tuple[float, ...] = LASTS,
+) -> Mined:
     """Raises TestbedError unless the task ends with a settled model and all nodes agree on it."""
     contributors = case.build_contributors(fold, manifest)
     rehearsed = call_apart(rehearse, case, contributors)
@@ -187,7 +195,7 @@ def mine_fold(bed: Testbed, case: Case, fold: Fold, manifest: Path, base_port: i
     shown = ", ".join(f"{step}: {loss:.6f}" for step, loss in rehearsed)
     console.print(f"{case.label}, fold {fold.number}, rehearsed in clear: {shown}", soft_wrap=True)
     start_testnet(bed, case, fold, manifest, TOLERANCE * last, base_port)
-    recipe = case.build_recipe(fold, manifest, build_rungs(rehearsed[0][1], last))
+    recipe = case.build_recipe(fold, manifest, build_rungs(rehearsed[0][1], last, lasts))
     published = bed.publish(recipe)
     begun_ms = time.time_ns() // 1_000_000
     run = bed.mine(published.task, WITNESS, TIMEOUT_S, expires=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results.cases import Case
+from benchmarks.results.cases import CONVERGENCE, Case
 from benchmarks.results.folds import FOLDS
 from benchmarks.results.mining import CONVERGED_STEPS, LEAST_VALIDATION, NODES, TOLERANCE, Mined
 from benchmarks.results.scoring import (
@@ -212,6 +212,26 @@ def _build_modality(entry: Entry) -> list[str]:
     return [*lines, *_build_losses(scored.folds), "", *_build_privacy(case, scored.folds)]
 
 
+def _build_convergence(folds: Sequence[Mined]) -> list[str]:
+    lines = [
+        "## How many steps",
+        "",
+        f"{describe_model(CONVERGENCE)} The networks above come so close to their targets that a share "
+        "of the loss that is left says little; these targets leave a loss that no weights can remove.",
+        "",
+    ]
+    for fold in folds:
+        step = find_converged(fold)
+        reached = "no step" if step is None else f"step {step}"
+        lines += [
+            f"Within 2 % of the converged loss ({fold.converged:.6f}): {reached} of {fold.steps}, all mined "
+            f"in {fold.seconds:.0f} s; the largest difference of a weight from the twin's is "
+            f"{fold.largest_difference:.1e}.",
+            "",
+        ]
+    return [*lines, *_build_losses(folds), ""]
+
+
 def _build_summary(entries: Sequence[Entry]) -> list[str]:
     rows = [
         "| modality | model | metrics of six ahead: mined | twin without noise | pixel maximum "
@@ -241,11 +261,11 @@ def _read_conclusions(entries: Sequence[Entry]) -> list[str]:
     return ["## What this says", "", text.strip(), ""] if first == f"<!-- {named} -->" else []
 
 
-def write_page(entries: Sequence[Entry], note: str) -> None:
-    PAGE.write_text(build_page(entries, note), encoding="utf-8")
+def write_page(entries: Sequence[Entry], note: str, convergence: Sequence[Mined]) -> None:
+    PAGE.write_text(build_page(entries, note, convergence), encoding="utf-8")
 
 
-def build_page(entries: Sequence[Entry], note: str = "") -> str:
+def build_page(entries: Sequence[Entry], note: str = "", convergence: Sequence[Mined] = ()) -> str:
     """All modalities that have a result; `note` says what else is to be known of this run."""
     lines = [
         "# Results on real images",
@@ -285,4 +305,6 @@ def build_page(entries: Sequence[Entry], note: str = "") -> str:
     ]
     for entry in entries:
         lines += _build_modality(entry)
+    if convergence:
+        lines += _build_convergence(convergence)
     return "\n".join(lines).rstrip() + "\n"
