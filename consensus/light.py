@@ -34,10 +34,18 @@ from consensus.block import Header
 from consensus.codec import encode
 from consensus.finality import is_quorum
 from consensus.identifiers import compute_block_hash
+from consensus.jobs import Receipt
 from consensus.params import Validator
 from consensus.proofs import ListProof, verify_list_proof
 from consensus.records import Account, TaskState, ValidatorSet
-from consensus.state import NO_ACCOUNT, VALIDATORS_KEY, State, get_account_key, get_task_key
+from consensus.state import (
+    NO_ACCOUNT,
+    VALIDATORS_KEY,
+    State,
+    get_account_key,
+    get_receipt_key,
+    get_task_key,
+)
 from consensus.transaction import SignedTransaction
 from consensus.tree import Proof, verify_proof
 from consensus.types import Address, Hash32, Height, Millis, Signature
@@ -374,6 +382,13 @@ def verify_task(header: Header, task: Hash32, task_state: TaskState | None, proo
     value = None if task_state is None else encode(task_state)
     is_proved = verify_proof(header.state_root, get_task_key(task), value, proof)
     _require(is_proved, LightReason.VALUE, task.hex())
+
+
+def verify_receipt(header: Header, job: Hash32, receipt: Receipt | None, proof: Proof) -> None:
+    """Raises: LightError unless the job's receipt is exactly this in the header's state; None for none."""
+    value = None if receipt is None else encode(receipt)
+    is_proved = verify_proof(header.state_root, get_receipt_key(job), value, proof)
+    _require(is_proved, LightReason.VALUE, job.hex())
 
 
 def verify_transaction(header: Header, transaction: SignedTransaction, proof: ListProof) -> None:

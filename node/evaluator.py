@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
 RETRY_S = 20.0
-"""Before blobs that could not be had are asked for again."""
+"""Before blobs that could not be had, and transactions that were refused, are tried again."""
 PATIENCE_S = 60.0
 """How long a blob may be on its way without a new chunk."""
 
@@ -88,13 +88,15 @@ class Evaluator:
     def _consider(self, job: Hash32, record: JobRecord) -> None:
         """The one thing that this node can do for the job now, if there is any."""
         core, state = self._core, self._core.chain.head_state
+        if self._not_before.get(job, 0.0) > core.clock.monotonic():
+            return
         time = get_next_context(core.chain, core.clock.now_ms()).time
         organisation = state.get_account(core.address).organisation
         if time > record.request.deadline or not state.may_mine(organisation):
             return
         own = next((item for item in record.evaluations if item.evaluator == core.address), None)
         if own is not None and is_closable(state, record, time):
-            self._send(CloseCommits(job))
+            self._send(job, CloseCommits(job))
         elif own is not None and own.result is None and record.status is not JobStatus.OPEN:
             self._reveal(job, record, own)
         elif own is None and record.status is not JobStatus.OPEN and job in self._running:
@@ -113,13 +115,15 @@ class Evaluator:
 
     # --- what is sent -------------------------------------------------------------------------
 
-    def _send(self, payload: Payload) -> None:
+    def _send(self, job: Hash32, payload: Payload) -> None:
+        """Once; what is refused is tried again after a while."""
         core = self._core
         transaction = core.sign(payload)
         if core.is_pending(transaction):
             return
         admission = core.admit(transaction)
         if not admission.accepted and not admission.known:
+            self._not_before[job] = core.clock.monotonic() + RETRY_S
             logger.warning("%s refused: %s %s", type(payload).__name__, admission.reason, admission.detail)
 
     def _commit(self, job: Hash32, record: JobRecord) -> None:
@@ -127,7 +131,7 @@ class Evaluator:
         if result is None:
             self._start(job, record)
         else:
-            self._send(CommitResult(job, compute_commitment(job, result, self._core.address)))
+            self._send(job, CommitResult(job, compute_commitment(job, result, self._core.address)))
 
     def _reveal(self, job: Hash32, record: JobRecord, own: Evaluation) -> None:
         """Only after a block has closed the list: until then somebody could still commit to what is shown."""
@@ -135,7 +139,7 @@ class Evaluator:
         if result is None:
             self._start(job, record)
         elif compute_commitment(job, result, self._core.address) == own.commitment:
-            self._send(RevealResult(job, result))
+            self._send(job, RevealResult(job, result))
         elif job not in self._refused:
             self._refused.add(job)
             logger.error("job %s: the result is not the one that was committed to", job.hex()[:12])
@@ -148,9 +152,8 @@ class Evaluator:
     # --- what is computed ---------------------------------------------------------------------
 
     def _start(self, job: Hash32, record: JobRecord) -> None:
-        now = self._core.clock.monotonic()
-        is_waiting = job in self._running or job in self._refused or self._not_before.get(job, now) > now
-        if is_waiting or len(self._running) >= self._settings.max_waiting:
+        is_known = job in self._running or job in self._refused
+        if is_known or len(self._running) >= self._settings.max_waiting:
             return
         model = self._core.chain.head_state.get_model(record.request.model)
         if model is not None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from consensus.codec import encode
 from consensus.identifiers import compute_block_hash
-from consensus.state import get_account_key, get_task_key
+from consensus.state import get_account_key, get_receipt_key, get_task_key
 from consensus.types import Address
 from node.api.errors import build_held_elsewhere, build_not_found, build_parameter_problem
 from node.api.requests import HEIGHT, Route, answer, parse_hash
@@ -130,6 +130,11 @@ async def get_task_proof(request: web.Request) -> web.Response:
     return _answer_value(request.app[LIGHT].prove_value(get_task_key(task)))
 
 
+async def get_receipt_proof(request: web.Request) -> web.Response:
+    job = parse_hash(request.match_info["job"], "job")
+    return _answer_value(request.app[LIGHT].prove_value(get_receipt_key(job)))
+
+
 async def get_transaction_proof(request: web.Request) -> web.Response:
     name = parse_hash(request.match_info["transaction"], "transaction")
     light = request.app[LIGHT]
@@ -196,6 +201,15 @@ LIGHT_ROUTES: tuple[Route, ...] = (
         "getTaskProof",
         get_task_proof,
         "A task under a final header",
+        LightValueModel,
+        errors=(400, 404),
+    ),
+    Route(
+        "GET",
+        "/v1/proofs/receipts/{job}",
+        "getReceiptProof",
+        get_receipt_proof,
+        "The receipt of a settled job of inference under a final header",
         LightValueModel,
         errors=(400, 404),
     ),

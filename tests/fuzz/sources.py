@@ -76,9 +76,10 @@ def find_decoded_classes() -> list[type]:
                 cls = getattr(import_module(_find_origin(module, tree, argument.id)), argument.id, None)
                 if is_dataclass(cls) and isinstance(cls, type):
                     found[cls.__name__] = cls
-    for name, cls in vars(import_module("consensus.records")).items():
-        if isinstance(cls, type) and is_dataclass(cls) and not isabstract(cls):
-            found[name] = cls
+    for module in ("consensus.records", "consensus.jobs"):
+        for name, cls in vars(import_module(module)).items():
+            if isinstance(cls, type) and is_dataclass(cls) and not isabstract(cls):
+                found[name] = cls
     return [found[name] for name in sorted(found)]
 
 

@@ -1,5 +1,7 @@
 """Jobs of encrypted inference: who may ask, commit and reveal, when, what confirms, where the fee goes."""
 
+from dataclasses import replace
+
 import pytest
 
 from consensus.errors import InvalidTransaction, Reason
@@ -14,7 +16,9 @@ from consensus.jobs import (
     RetireModel,
     RevealResult,
 )
+from consensus.light import LightError, verify_receipt
 from consensus.payload import Govern, Governance, SetMiningOrganisations, SetOrganisation
+from consensus.state import get_receipt_key
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.transition import apply_transaction
 from consensus.types import ZERO_HASH, Amount, Hash32, Millis
@@ -320,3 +324,17 @@ def test_kinds_that_are_idempotent_carry_no_nonce(world: World, kind: str) -> No
         "retire": RetireModel(Hash32(world.model)),
     }[kind]
     assert refuse(world, world.sign(MINER_A, payload, 1)) is Reason.TX_NONCE
+
+
+def test_a_receipt_is_proved_under_the_header_that_holds_it(world: World) -> None:
+    world.carry(world.build_commit(CUSTODY), world.build_commit(MINER_A))
+    nothing = world.state.tree.get_proof(get_receipt_key(world.job))
+    verify_receipt(world.header, world.job, None, nothing)
+    world.carry(world.build_reveal(CUSTODY), world.build_reveal(MINER_A))
+    receipt = world.state.get_receipt(world.job)
+    assert receipt is not None
+    proof = world.state.tree.get_proof(get_receipt_key(world.job))
+    verify_receipt(world.header, world.job, receipt, proof)
+    for forged in (replace(receipt, evaluators=(MINER_B.address,)), None):
+        with pytest.raises(LightError):
+            verify_receipt(world.header, world.job, forged, proof)
