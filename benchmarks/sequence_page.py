@@ -10,7 +10,7 @@ from benchmarks.timing import get_machine
 from he.compiler import compile_network
 from he.params import build_params
 from he.sequence_plan import build_default_params, compute_segment_seconds, plan_sequence
-from workloads.diagnosis_metrics import compute_auc, compute_metrics
+from workloads.diagnosis_metrics import Interval, compute_auc, compute_metrics
 from workloads.sequence import (
     LOGISTIC,
     RELU,
@@ -102,22 +102,20 @@ def describe_data(patients: list[Patient]) -> list[str]:
         "",
         "Encrypted diagnosis of image sequences after HE-CLSTM (ACM TOIT 2021). Written by "
         "`BMIF_DATA=FOLDER python -m benchmarks.sequences --folder RESULTS --write`; nothing here is edited "
-        "by "
-        "hand.",
+        "by hand.",
         "",
         f"Machine: {get_machine()}. Seconds are of processor time: the machine was shared while this ran.",
         "",
         "## Data",
         "",
-        f"Cervix images of colposcopic examinations in the order they were taken (saline, acetic acid, green "
+        "Cervix images of colposcopic examinations in the order they were taken (saline, acetic acid, green "
         f"filter, iodine; the order and number differ between patients): {len(patients)} patients, {sick} of "
         f"high grade and {len(patients) - sick} not, {sum(frames)} frames, {min(frames)} to {max(frames)} a "
         f"patient; scaled to {CONFIG.side}x{CONFIG.side}, three colours, by means over blocks. Every "
         f"{CONFIG.window} consecutive frames are a window: {windows} of them.",
         "",
         f"**With {len(patients) - sick} negatives an AUC is known to about +-0.2.** Read every figure below "
-        "with "
-        "its interval: most differences here are far smaller than what chance alone makes of so few "
+        "with its interval: most differences here are far smaller than what chance alone makes of so few "
         "patients.",
         "",
     ]
@@ -135,32 +133,26 @@ def describe_networks(ranges: dict[str, float]) -> list[str]:
         f"Frame: two blocks of 3x3 convolution in steps of 2 ({CONFIG.channels[0]} and {CONFIG.channels[1]} "
         f"channels), batch norm and a quadratic; global average pooling; a dense layer to {CONFIG.features} "
         f"features. LSTM of {CONFIG.hidden} hidden values with cubic gates. Weighted unit: decision = v . (s "
-        "x + "
-        f"(1 - s) h) + e with a learnt share s of each spatial feature x against the temporal feature h. "
+        "x + (1 - s) h) + e with a learnt share s of each spatial feature x against the temporal feature h. "
         f"{CONFIG.count_weights()} weights; the single-frame CNN has {single.channels[1]} channels in its "
-        "second "
-        f"block instead of an LSTM, {single.count_weights()} weights.",
+        f"second block instead of an LSTM, {single.count_weights()} weights.",
         "",
         "| stands for | polynomial | interval | largest error |",
         "|---|---|---|---|",
         f"| ReLU | {RELU.coefficients[0]:.3f} + {RELU.coefficients[1]:.3f} x + {RELU.coefficients[2]:.4f} "
-        "x^2 "
-        f"| +-{RELU.interval[1]:g} | {RELU.error:.3f} |",
+        f"x^2 | +-{RELU.interval[1]:g} | {RELU.error:.3f} |",
         f"| logistic | {LOGISTIC.c0:g} + {LOGISTIC.c1:.4f} x - {-LOGISTIC.c3:.5f} x^3 | +-{LOGISTIC.bound:g} "
         f"| {LOGISTIC.error:.3f} |",
         f"| tanh | {TANH.c1:.4f} x - {-TANH.c3:.4f} x^3 | +-{TANH.bound:g} | {TANH.error:.3f} |",
         "",
         "Trained with a penalty on arguments beyond these intervals. The largest magnitudes on patients "
-        "*not* "
-        f"trained on, of all folds: {seen}. What lies outside is computed all the same, in clear and "
-        "encrypted "
-        "alike: the polynomials are the network, not an approximation made afterwards.",
+        f"*not* trained on, of all folds: {seen}. What lies outside is computed all the same, in clear and "
+        "encrypted alike: the polynomials are the network, not an approximation made afterwards.",
         "",
         "Voting: each window gives a decision a frame, and a patient's score is the mean probability of all "
         "decisions of all windows, taken **in clear by the key holder** after decryption. Under encryption "
-        "it "
-        "would be a sum over slots, which takes rotation keys, to keep from a requester decisions on its own "
-        "patients; and a mean of probabilities, other than one of logits, is no sum.",
+        "it would be a sum over slots, which takes rotation keys, to keep from a requester decisions on its "
+        "own patients; and a mean of probabilities, other than one of logits, is no sum.",
         "",
     ]
 
@@ -169,23 +161,25 @@ def format_auc(scores: Floats, labels: Labels) -> str:
     return str(compute_metrics(scores, labels, 0.5).auc)
 
 
+def format_gain(gain: Interval) -> str:
+    return f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+
+
 def compare(labels: Labels, scores: Scores, repeats: int) -> list[str]:
     rows = [
         f"| {NAMES[name]} | {RULES[rule]} | {format_auc(scores[name, rule], labels)} |" for name, rule in ROWS
     ]
     gains = [
-        f"| {what} | {bootstrap_gain(labels, scores[with_it], scores[without])} |"
+        f"| {what} | {format_gain(bootstrap_gain(labels, scores[with_it], scores[without]))} |"
         for what, with_it, without in GAINS
     ]
     return [
         "## In clear",
         "",
         f"{FOLDS} folds by patient, repeated {repeats} times with other splits and seeds (0 to "
-        f"{repeats - 1}); a "
-        "patient's score is the mean over repeats of what networks say that were not trained on the patient. "
-        "AUC "
-        "with 95 % interval by bootstrap over patients. Settings are those of the first run; none "
-        "was searched for.",
+        f"{repeats - 1}); a patient's score is the mean over repeats of what networks say that were not "
+        "trained on the patient. AUC with 95 % interval by bootstrap over patients. Settings are those of "
+        "the first run; none was searched for.",
         "",
         "| network | decided by | AUC |",
         "|---|---|---|",
@@ -210,10 +204,8 @@ def compare_control(folder: Path) -> list[str]:
         "## A control",
         "",
         "The same code on generated sequences of noise that becomes brighter (label 1) or darker (label 0) "
-        "from "
-        "frame to frame, so that no single frame tells anything: 48 patients to train on, 200 others to "
-        "measure "
-        "on. It says what the networks find where time does tell.",
+        "from frame to frame, so that no single frame tells anything: 48 patients to train on, 200 others "
+        "to measure on. It says what the networks find where time does tell.",
         "",
         "| network | decided by | AUC |",
         "|---|---|---|",
@@ -252,8 +244,8 @@ def compare_encrypted(patients: list[Patient], folder: Path, labels: Labels) -> 
         "## Encrypted",
         "",
         "The networks of the first repeat, each on its own test patients, at 128 bits of security: "
-        f"{len(done)} "
-        f"of {FOLDS} folds, {len(chosen)} patients, {windows} windows. Weights are clear, frames encrypted.",
+        f"{len(done)} of {FOLDS} folds, {len(chosen)} patients, {windows} windows. Weights are clear, frames "
+        "encrypted.",
         "",
         "| on these patients | AUC |",
         "|---|---|",
@@ -264,8 +256,7 @@ def compare_encrypted(patients: list[Patient], folder: Path, labels: Labels) -> 
         f"| conv-LSTM encrypted, last frame | {format_auc(lasts[1], order)} |",
         "",
         f"Largest difference of a decision (logit): {error:.1e}. Of {windows * CONFIG.window} decisions "
-        f"{flipped} "
-        f"changed sign, of {len(chosen)} patients {apart} changed side; AUC differs by "
+        f"{flipped} changed sign, of {len(chosen)} patients {apart} changed side; AUC differs by "
         f"{abs(compute_auc(votes[0], order) - compute_auc(votes[1], order)):.4f}.",
         "",
     ]
@@ -296,19 +287,16 @@ def describe_costs(patients: list[Patient], folder: Path) -> list[str]:
         )
         rows.append(f"| {' | '.join(cells)} |")
     return [
-        "| processor seconds | frames, one request | steps, "
-        f"{len(plan.segments)} requests | a sequence in a fold's request | a sequence in full requests |",
+        f"| processor seconds | frames, one request | steps, {len(plan.segments)} requests | a sequence in a "
+        "fold's request | a sequence in full requests |",
         "|---|---|---|---|---|",
         *rows,
         "",
-        f"Mean of {len(done)} runs. Seconds of a request are the same whether its slots are full or not: a "
-        "fold has "
-        f"{here:.0f} patients; full requests hold the frames of {full['frames']:.0f} patients and the "
-        "windows of "
-        f"{full['cell']:.0f}, at {frames:.1f} frames and {windows:.1f} windows each. Predicted for the "
-        "evaluator: "
-        f"{plan.seconds:.1f} s. Making keys took {seconds['frames keys'] + seconds['cell keys']:.1f} s, "
-        "once.",
+        f"Mean of {len(done)} folds. Seconds of a request are the same whether its slots are full or not: a "
+        f"fold has {here:.0f} patients; full requests hold the frames of {full['frames']:.0f} patients and "
+        f"the windows of {full['cell']:.0f}, at {frames:.1f} frames and {windows:.1f} windows each. "
+        f"Predicted for the evaluator: {plan.seconds:.1f} s. Making keys took "
+        f"{seconds['frames keys'] + seconds['cell keys']:.1f} s, once.",
         "",
         "| MB | frames | all steps |",
         "|---|---|---|",
@@ -317,9 +305,8 @@ def describe_costs(patients: list[Patient], folder: Path) -> list[str]:
         f"| results | {sizes['frames decrypt'] / 1e6:.1f} | {sizes['cell decrypt'] / 1e6:.1f} |",
         "",
         f"Refreshes: **{plan.refreshes}** for {model.window} steps, all by the requester: the features "
-        "between "
-        "frames and steps, and the state between each two steps. Nothing else is decrypted before the last "
-        "decision, and the evaluator holds no key that decrypts.",
+        "between frames and steps, and the state between each two steps. Nothing else is decrypted before "
+        "the last decision, and the evaluator holds no key that decrypts.",
         "",
         "The plan:",
         "",
@@ -351,11 +338,9 @@ def describe_refreshes(folder: Path) -> list[str]:
         "## Depth, refreshes and rings",
         "",
         "A step takes seven rescalings (weighted sums, two for the gates' cubics, the cell, two for its "
-        "cubic, the "
-        "output gate), the decision one more. More primes take more steps between refreshes and make each "
-        "operation dearer. Planned, not measured; seconds of the evaluator for all steps, by the costs of "
-        "single "
-        "operations.",
+        "cubic, the output gate), the decision one more. More primes take more steps between refreshes and "
+        "make each operation dearer. Planned, not measured; seconds of the evaluator for all steps, by the "
+        "costs of single operations.",
         "",
         "| weights | parameters | bits | steps by segment | refreshes | seconds | requests, MB | models, MB "
         "|",
@@ -363,10 +348,9 @@ def describe_refreshes(folder: Path) -> list[str]:
         *rows,
         "",
         "One step a segment is the cheapest by far: what a refresh costs the requester is a few dozen "
-        "ciphertexts, "
-        "what it saves the evaluator is most of its work. The other chains are for requesters that can't "
-        "stay in "
-        "touch, and for owners who want fewer values of their model's inside seen.",
+        "ciphertexts, what it saves the evaluator is half of its work or more. The other chains are for "
+        "requesters that can't stay in touch, and for owners who want fewer values of their model's inside "
+        "seen.",
         "",
     ]
 
@@ -383,10 +367,9 @@ def conclude(labels: Labels, scores: Scores) -> list[str]:
         "the same sequences.",
         "- On these patients, networks that can be told from chance by their interval: "
         f"{', '.join(told) or 'none, neither single-frame nor sequence'}; gains that can be told from 0: "
-        f"{', '.join(gained) or 'none'}. "
-        "So they neither show nor rule out what time, weights or votes are worth in cervix images; far more "
-        "patients are needed, above all negatives. The control shows what the networks find where change is "
-        "what tells.",
+        f"{', '.join(gained) or 'none'}. So they neither show nor rule out what time, weights or votes are "
+        "worth in cervix images; far more patients are needed, above all negatives. The control shows what "
+        "the networks find where change is what tells.",
         "- Each refresh shows the requester features or states of the model on its own images. A requester "
         "who asks often can learn about the model from them; one who must not is given a chain with fewer "
         "refreshes.",

@@ -149,7 +149,8 @@ def build_generated(count: int, seed: int) -> list[Patient]:
     generator = np.random.default_rng(seed)
     patients = []
     for index in range(count):
-        steps = int(generator.integers(3, 8))
+        # Odd, so that the middle frame has no level of its own.
+        steps = int(generator.choice([3, 5, 7]))
         level = np.linspace(-0.3, 0.3, steps) * (1 if index % 2 else -1) + generator.normal(0, 0.1)
         frames = generator.normal(0, 0.2, (steps, 1, 8, 8)) + level[:, None, None, None]
         patients.append(Patient(f"generated {index}", index % 2, np.clip(frames, -1.0, 1.0)))
