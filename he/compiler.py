@@ -37,6 +37,7 @@ from he.network import (
 from he.params import MAX_MODULUS_BITS, CkksParams, build_params
 from he.plan import Form
 from he.program import PACKINGS, WEIGHT_KINDS, Options, Packing, Program, Row, Sizes, WeightKind
+from he.residues import MAX_WEIGHT_BITS
 
 if TYPE_CHECKING:
     from he.single.layout import SinglePlan
@@ -201,6 +202,7 @@ def build_program(
                 f"layer {step.layer.name!r}: its weights would have {float(log2(step.weight)):.0f} bits, at"
                 f" least {LEAST_WEIGHT_BITS} are needed"
             )
+        _check_weights(step, options)
     shapes = compute_shapes(network)
     counts = count_batch(steps, shapes, options)
     rows = tuple(
@@ -225,6 +227,18 @@ def build_program(
         seconds=DEFAULT_COSTS.compute_seconds(counts, params.ring),
         reasons=reasons,
     )
+
+
+def _check_weights(step: Step, options: Options) -> None:
+    """Raises: ParameterError if a clear weight's integer is too large for exact sums."""
+    layer = step.layer
+    if options.weights == "clear" and isinstance(layer, Convolution | Dense):
+        largest = Fraction(float(np.abs(layer.weights).max())) * step.weight
+        if largest >= 2**MAX_WEIGHT_BITS - 1:
+            raise ParameterError(
+                f"layer {layer.name!r}: a weight takes {log2(largest):.0f} bits at its scale, more than"
+                f" {MAX_WEIGHT_BITS}; compile with a smaller scale, or scale the layer down"
+            )
 
 
 def get_single_scale(weights: WeightKind) -> int:

@@ -16,7 +16,10 @@ from he.errors import ParameterError
 Residues = NDArray[np.uint64]
 
 _MANTISSA_BITS = 53
-_MAX_WEIGHT_BITS = 40
+MAX_WEIGHT_BITS = 44
+"""Of a row's sum of magnitudes: limbs of eight bits are left then."""
+_GROUP_BITS = 40
+"""Longer sums are cut into groups of columns: limbs get too short to be fast."""
 _CHUNK = 4096
 """Columns at a time; keeps the working set in the cache."""
 
@@ -29,7 +32,7 @@ def compute_weighted_sums(data: Residues, weights: NDArray[np.int64], prime: int
     Raises: ParameterError if a row of weights is too large to be summed exactly.
     """
     largest = max(int(total) for total in np.abs(weights).sum(axis=1))
-    if largest.bit_length() > _MAX_WEIGHT_BITS:
+    if largest.bit_length() > MAX_WEIGHT_BITS:
         raise ParameterError(f"weights that add up to {largest} are too large for exact sums")
     limb_bits = min(30, _MANTISSA_BITS - 1 - largest.bit_length())
     limbs = -(-prime.bit_length() // limb_bits)
@@ -91,12 +94,12 @@ def add_residues(total: Residues, more: Residues, prime: int) -> None:
 def _split_columns(matrix: NDArray[np.int64]) -> list[slice]:
     """Groups of columns whose rows add up to few enough bits."""
     sums = np.abs(matrix).max(axis=0).cumsum()
-    if int(sums[-1]).bit_length() <= _MAX_WEIGHT_BITS or matrix.shape[1] == 1:
+    if int(sums[-1]).bit_length() <= _GROUP_BITS or matrix.shape[1] == 1:
         return [slice(0, matrix.shape[1])]
     pieces, start = [], 0
     while start < matrix.shape[1]:
         base = int(sums[start - 1]) if start else 0
-        end = max(int(np.searchsorted(sums, base + 2**_MAX_WEIGHT_BITS, side="left")), start + 1)
+        end = max(int(np.searchsorted(sums, base + 2**_GROUP_BITS, side="left")), start + 1)
         pieces.append(slice(start, end))
         start = end
     return pieces
