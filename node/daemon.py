@@ -164,6 +164,8 @@ class Node:
         group.create_task(self._proposer.run(), name="proposer")
         group.create_task(self._watch.run(), name="vote watch")
         group.create_task(Pruner(core, config.retention).run(), name="pruner")
+        expirer = JobExpirer(core, own_only=Role.VALIDATOR not in config.roles)
+        group.create_task(expirer.run(), name="job expirer")
         group.create_task(JobPruner(core, config.retention).run(), name="job pruner")
         if config.evaluator.enabled:
             from node.evaluator import Evaluator
@@ -174,7 +176,6 @@ class Node:
             group.create_task(Voter(core, self.network).run(), name="voter")
             group.create_task(Availability(core).run(), name="availability")
             group.create_task(Expirer(core).run(), name="expirer")
-            group.create_task(JobExpirer(core).run(), name="job expirer")
             group.create_task(Settler(core).run(), name="settler")
             group.create_task(Accuser(core, config.data_dir / "scratch").run(), name="accuser")
             group.create_task(Judge(core, config.verdict, config.data_dir).run(), name="judge")

@@ -110,7 +110,7 @@ class Evaluator:
     def _is_wanted(self, record: JobRecord, model: ModelRecord) -> bool:
         register = model.register
         lengths = (register.model.length, register.keys_bytes, register.request_bytes, register.result_bytes)
-        is_small = max(lengths) <= self._settings.max_blob_bytes
+        is_small = max(lengths) <= min(self._settings.max_blob_bytes, self._core.blobs.max_blob_bytes)
         return is_small and record.escrow - register.price >= self._settings.minimum_fee
 
     # --- what is sent -------------------------------------------------------------------------

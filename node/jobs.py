@@ -76,8 +76,10 @@ class JobExpirer:
     Anyone may; the requester does so at once, validators when it has not after a while.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, own_only: bool = False) -> None:
+        """`own_only`: leave the jobs of other requesters to validators."""
         self._core = core
+        self._own_only = own_only
         self._jobs = LivingJobs(core)
 
     async def run(self) -> None:
@@ -90,8 +92,11 @@ class JobExpirer:
 
     def _consider(self, job: Hash32, record: JobRecord) -> None:
         core = self._core
+        is_own = record.requester == core.address
+        if self._own_only and not is_own:
+            return
         context = get_next_context(core.chain, core.clock.now_ms())
-        grace = 0 if record.requester == core.address else EXPIRE_GRACE_MS
+        grace = 0 if is_own else EXPIRE_GRACE_MS
         late = replace(context, time=Millis(max(0, context.time - grace)))
         if late.time <= record.request.deadline:
             return

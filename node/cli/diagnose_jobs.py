@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from consensus.crypto import CHUNK_BYTES, compute_blob_root, compute_chunk_hash, hash_domain
 from consensus.jobs import RegisterModel, RequestInference, RetireModel
-from consensus.publication import MAX_TITLE
+from consensus.publication import MAX_STATEMENT, MAX_TITLE
 from consensus.task import BlobRef
 from consensus.types import MAX_TIME_MS, ZERO_HASH, Amount, Hash32, Millis
 from node.api.client import SyncClient
@@ -75,6 +75,9 @@ def register(
     price: Annotated[int, typer.Option(help="Your part of each job's fee, smallest units", min=0)] = 0,
     label: Annotated[str | None, typer.Option(help="Name [default: the file's own label]")] = None,
     provenance: Annotated[str, typer.Option(help="What the model was made of, in words")] = "",
+    provenance_file: Annotated[
+        Path | None, typer.Option(help="Text to publish instead, such as what `train` wrote beside the model")
+    ] = None,
     evidence: Annotated[
         Path | None, typer.Option(help="File that the words refer to; only its digest is published")
     ] = None,
@@ -100,6 +103,8 @@ def register(
         raise CliError(
             f"--keys: {keys} has {keys.stat().st_size} bytes, this model's keys have {facts.keys_bytes}"
         )
+    if provenance_file is not None:
+        provenance = _read_provenance(provenance_file)
     digest = ZERO_HASH if evidence is None else hash_domain("evidence", evidence.read_bytes())
     with connect_operator(load_config(config)) as client:
         refs = _upload(client, {"model": model} | ({} if keys is None else {"keys": keys}))
@@ -122,6 +127,16 @@ def register(
         print_json({"model": transaction.hex(), "height": height, "root": refs["model"].root.hex()})
     else:
         out.print(f"model {transaction.hex()}, {facts.weights} weights, in block {height}")
+
+
+def _read_provenance(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CliError(f"--provenance-file: {path} is no text; give its digest by --evidence") from error
+    if len(text) > MAX_STATEMENT:
+        raise CliError(f"--provenance-file: {path} has {len(text)} characters, the most is {MAX_STATEMENT}")
+    return text
 
 
 def retire(

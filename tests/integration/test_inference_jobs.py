@@ -129,6 +129,11 @@ async def test_a_job_that_nobody_takes_is_refunded_by_the_requesters_node(bench:
         expirer._consider(job, record)
     assert not len(bench.owner.mempool)
     bench.clock.advance(301.0)
+    # No validator: it leaves what others asked for to them. A validator lets the requester go first.
+    for other in (JobExpirer(bench.evaluators[0], own_only=True), JobExpirer(bench.evaluators[1])):
+        for job, record in other._jobs.get():
+            other._consider(job, record)
+    assert not len(bench.owner.mempool)
     for job, record in expirer._jobs.get():
         expirer._consider(job, record)
     bench.tick()

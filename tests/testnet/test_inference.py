@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,43 +104,75 @@ def get_counts(fleet: Fleet) -> dict[str, EvaluatorModel]:
     return {item.organisation: item for item in client.call(client.api.get_evaluators()).items}
 
 
-def test_a_wrong_result_is_caught_and_the_right_one_paid(tmp_path: Path) -> None:
-    case = build_case(tmp_path)
-    with run_fleet(tmp_path / "fleet", 4, 3, HONEST, SETTINGS) as fleet:
+@dataclass(frozen=True)
+class Scene:
+    fleet: Fleet
+    case: Case
+    model: str
+    """Its id on the chain."""
+
+    def submit(self) -> str:
+        case = self.case
+        return self.fleet.bmif_json(
+            "job", "diagnose", "submit", self.model, str(case.request), str(case.keys), "--fee", str(FEE),
+            "--hours", "1", "--commit-hours", "0.9", *self.fleet.config("node1"),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    directory = tmp_path_factory.mktemp("inference")
+    case = build_case(directory)
+    with run_fleet(directory / "fleet", 4, 3, HONEST, SETTINGS) as fleet:
         start_liar(fleet)
-        before = fleet.count_money("node1")
-        owner, requester = fleet.config("node2"), fleet.config("node1")
         model = fleet.bmif_json(
             "model", "diagnose", "register", str(case.model), "--keys", str(case.keys), "--price", str(PRICE),
-            "--provenance", "random weights", *owner,
+            "--provenance", "random weights", *fleet.config("node2"),
         )  # fmt: skip
-        job = fleet.bmif_json(
-            "job", "diagnose", "submit", model, str(case.request), str(case.keys), "--fee", str(FEE),
-            "--hours", "1", "--commit-hours", "0.9", *requester,
-        )  # fmt: skip
-        output = tmp_path / "result"
-        fleet.bmif("diagnose", "fetch", job, "-o", str(output), "--timeout", str(DEADLINE_S), *requester)
+        yield Scene(fleet, case, model)
 
-        expected = tmp_path / "expected"
-        DiagnosisInference().run(Evaluation(case.model, case.keys, case.request, expected))
-        assert output.read_bytes() == expected.read_bytes()
-        decrypted = decrypt_result(case.private, case.program, output.read_bytes(), 1)
-        assert np.abs(decrypted - evaluate(case.program.network, case.image)).max() < 1e-3
 
-        poll(lambda: get_job(fleet, job).status == "settled", "the job is settled")
-        fleet.wait_agreement((*HONEST, LIAR))
-        receipt = get_job(fleet, job, LIAR).receipt
-        assert receipt is not None
-        assert set(receipt.evaluators) == {fleet.get_address(name) for name in ("node2", "node3")}
-        assert receipt.caught == (fleet.get_address(LIAR),)
-        after = fleet.count_money("node1")
-        gains = {key: after[key] - before[key] for key in after}
-        share, dust = divmod(FEE - PRICE, 2)
-        addresses = [fleet.get_address(name) for name in (*HONEST, LIAR)]
-        assert [gains[address] for address in addresses] == [dust - FEE, share + PRICE, share, 0]
-        counts = get_counts(fleet)
-        liar = fleet.testnet.select((LIAR,))[0].organisation
-        assert [(c.right, c.wrong) for name, c in counts.items() if name != liar] == [(1, 0), (1, 0)]
-        assert (counts[liar].right, counts[liar].wrong) == (0, 1)
-        shown = json.loads(fleet.bmif("diagnose", "status", job, "--json", *requester))
-        assert shown["receipt"]["result"]["root"] == receipt.result.root
+def test_a_wrong_result_is_caught_and_the_right_one_paid(scene: Scene, tmp_path: Path) -> None:
+    fleet, case = scene.fleet, scene.case
+    before = fleet.count_money("node1")
+    job = scene.submit()
+    output, requester = tmp_path / "result", fleet.config("node1")
+    fleet.bmif("diagnose", "fetch", job, "-o", str(output), "--timeout", str(DEADLINE_S), *requester)
+
+    expected = tmp_path / "expected"
+    DiagnosisInference().run(Evaluation(case.model, case.keys, case.request, expected))
+    assert output.read_bytes() == expected.read_bytes()
+    decrypted = decrypt_result(case.private, case.program, output.read_bytes(), 1)
+    assert np.abs(decrypted - evaluate(case.program.network, case.image)).max() < 1e-3
+
+    poll(lambda: get_job(fleet, job).status == "settled", "the job is settled")
+    fleet.wait_agreement((*HONEST, LIAR))
+    receipt = get_job(fleet, job, LIAR).receipt
+    assert receipt is not None
+    assert set(receipt.evaluators) == {fleet.get_address(name) for name in ("node2", "node3")}
+    assert receipt.caught == (fleet.get_address(LIAR),)
+    after = fleet.count_money("node1")
+    gains = {key: after[key] - before[key] for key in after}
+    share, dust = divmod(FEE - PRICE, 2)
+    addresses = [fleet.get_address(name) for name in (*HONEST, LIAR)]
+    assert [gains[address] for address in addresses] == [dust - FEE, share + PRICE, share, 0]
+    counts = get_counts(fleet)
+    liar = fleet.testnet.select((LIAR,))[0].organisation
+    assert [(c.right, c.wrong) for name, c in counts.items() if name != liar] == [(1, 0), (1, 0)]
+    assert (counts[liar].right, counts[liar].wrong) == (0, 1)
+    shown = json.loads(fleet.bmif("diagnose", "status", job, "--json", *requester))
+    assert shown["receipt"]["result"]["root"] == receipt.result.root
+
+
+def test_an_evaluator_that_was_killed_shows_what_it_had_committed_to(scene: Scene) -> None:
+    """kill -9 once its commitment is on the chain: after a restart it has its part, and is paid for it."""
+    fleet = scene.fleet
+    job = scene.submit()
+    address = fleet.get_address("node3")
+    poll(lambda: any(e.evaluator == address for e in get_job(fleet, job).evaluations), "node3 has committed")
+    fleet.kill("node3")
+    fleet.up("node3")
+    poll(lambda: get_job(fleet, job).status == "settled", "the job is settled")
+    receipt = get_job(fleet, job).receipt
+    assert receipt is not None
+    assert set(receipt.evaluators) == {fleet.get_address("node2"), address}
