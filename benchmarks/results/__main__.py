@@ -175,7 +175,7 @@ def build_plans(manifest: Path, options: argparse.Namespace) -> list[Plan]:
         key=lambda case: options.modality.index(case.modality) if options.modality else 0,
     )
     if not options.full and options.modality is None:
-        cases = cases[:1]
+        cases = cases[-1:]  # a network of 1x1 kernels: three minutes
     plans = []
     for case in cases:
         if options.steps is not None:
