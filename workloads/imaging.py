@@ -36,12 +36,15 @@ class PairSource:
     """Keep only these patients; all if empty."""
 
 
-def load_pairs(source: PairSource, refusals: list[ImportRefusedError] | None = None) -> list[ImagePair]:
+def load_pairs(source: PairSource, left_out: list[str] | None = None) -> list[ImagePair]:
     """Checked pairs of the wanted patients. Raises WorkloadError naming the file or option at fault.
 
-    With `refusals`, files that are refused go there and the others are loaded.
+    With `left_out`, why files are refused goes there and the others are loaded.
     """
-    pairs = _load_all(source, refusals)
+    refusals: list[ImportRefusedError] = []
+    pairs = _load_all(source, refusals if left_out is not None else None)
+    if left_out is not None:
+        left_out.extend(map(str, refusals))
     if not source.patients:
         return pairs
     absent = set(source.patients) - {pair.patient for pair in pairs}

@@ -24,7 +24,6 @@ from node.cli.data import (
 from node.cli.model import ModelOption, TaskOption, build_fuser, describe_model, get_model
 
 if TYPE_CHECKING:
-    from fusion_model.importers.png import ImportRefusedError
     from workloads.evaluation import Estimate, Evaluation
 
 CsvOption = Annotated[Path | None, typer.Option("--csv", help="CSV of every pair and method")]
@@ -70,8 +69,8 @@ def evaluate(
     source = PairSource(
         first, second, manifest, modality, phantoms, phantom_seed, first_phantom, tuple(patient or ())
     )
-    refusals: list[ImportRefusedError] = []
-    pairs = load_pairs(source, refusals)
+    left_out: list[str] = []
+    pairs = load_pairs(source, left_out)
     with _build_progress() as bar:
         line = bar.add_task("evaluating", total=len(pairs))
 
@@ -83,7 +82,7 @@ def evaluate(
             pairs,
             seed=seed,
             pictures=pictures if report is not None or picture is not None else 0,
-            left_out=[str(refusal) for refusal in refusals],
+            left_out=left_out,
             progress=show,
         )
     if csv is not None:

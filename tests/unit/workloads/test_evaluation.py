@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion_model.importers.errors import ImportRefusedError
 from fusion_model.initial import build_initial_weights
 from fusion_model.metrics import METRIC_NAMES
 from fusion_model.pairs import ImagePair
@@ -114,10 +113,10 @@ def write_folders(folder: Path) -> tuple[Path, Path]:
 
 def test_what_the_importer_refuses_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     first, second = write_folders(tmp_path)
-    refusals: list[ImportRefusedError] = []
-    pairs = load_pairs(PairSource(first, second), refusals)
+    left_out: list[str] = []
+    pairs = load_pairs(PairSource(first, second), left_out)
     assert len(pairs) == 1
-    found = evaluate_pairs(build_fuser(), pairs, left_out=[str(refusal) for refusal in refusals])
+    found = evaluate_pairs(build_fuser(), pairs, left_out=left_out)
     assert len(found.scores) == 1
     assert len(found.left_out) == 2
     assert any("no file of the same name" in reason for reason in found.left_out)
