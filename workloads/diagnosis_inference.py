@@ -57,14 +57,16 @@ class DiagnosisInference:
 
     def run(self, job: InferenceJob) -> int:
         """Writes the canonical result, whole or not at all; its length. Raises WorkloadError."""
-        from he.diagnosis import compute_result, load_keys
+        from he.diagnosis import Evaluator, load_keys
 
         program = self.open_model(job.model)
         with _refusing("keys", job.keys):
             context = load_keys(program, job.keys)
+        with _refusing("model", job.model):
+            evaluator = Evaluator(program, job.model, context)
         with _refusing("request", job.request):
             report = _ignore if job.progress is None else _build_report(job.progress)
-            result = compute_result(context, program, job.model, job.request, report)
+            result = evaluator.compute(job.request, report)
             partial = job.output.with_name(f"{job.output.name}.part")
             partial.write_bytes(result)
             partial.replace(job.output)

@@ -138,6 +138,16 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     assert not job.output.exists()
 
 
+def test_a_damaged_weight_is_the_models_fault(tmp_path: Path) -> None:
+    world = make_world(tmp_path, "batch", "encrypted")
+    job = world.job
+    job.model.write_bytes(job.model.read_bytes()[:-8] + b"\xff" * 8)
+    with pytest.raises(WorkloadError, match=r"model model: residue"):
+        WORKLOAD.describe_model(job.model)
+    with pytest.raises(WorkloadError, match=r"model model: residue"):
+        WORKLOAD.run(job)
+
+
 def test_the_registry_knows_both_kinds() -> None:
     assert get_inference_kinds() == ("diagnosis", "sequence-diagnosis")
     assert get_inference("diagnosis").kind == "diagnosis"
