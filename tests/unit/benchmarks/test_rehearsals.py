@@ -31,7 +31,7 @@ def test_every_candidate_fits_the_preset_and_what_is_mined_is_among_them() -> No
 
 def test_a_section_takes_the_place_of_the_last_one() -> None:
     rows = [Rehearsed(CASES[0], (0.1, -0.2, 0.06, 0.0, 0.01, -0.02), 0.1, 0.01)]
-    lines = build_section(rows, ["a table"], 7.0)
+    lines = build_section(rows, ["a table"])
     text = replace_section(f"above\n\n{BEGIN}\nformer\n{END}\n\nbelow\n", lines)
     assert text.startswith(f"above\n\n{BEGIN}\n## Noisy steps as mined")
     assert text.endswith(f"a table\n{END}\n\nbelow\n")
