@@ -86,7 +86,7 @@ async def measure(testnet: Testnet, count: int) -> tuple[list[float], list[float
 
 
 def run(directory: Path, base_port: int, *, quick: bool) -> list[Figure]:
-    testnet = build_testnet(directory / "latency", base_port, NODES, 0)
+    testnet, _ = build_testnet(directory / "latency", base_port, 0)
     try:
         start_nodes(testnet)
         pushed, pulled = asyncio.run(measure(testnet, 20 if quick else 100))
