@@ -68,10 +68,11 @@ def build_page(patients: list[Patient], folder: Path) -> str:
         *compare_control(folder),
         *compare_encrypted(patients, folder, labels),
         *describe_costs(patients, folder),
+        *describe_weights(folder),
         *describe_refreshes(folder),
         *conclude(labels, scores),
     ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def load_scores(folder: Path) -> tuple[Labels, Scores, dict[str, float], int]:
@@ -313,6 +314,21 @@ def describe_costs(patients: list[Patient], folder: Path) -> list[str]:
         "```",
         *plan.describe(),
         "```",
+        "",
+    ]
+
+
+def describe_weights(folder: Path) -> list[str]:
+    with np.load(folder / "weights.npz", allow_pickle=False) as archive:
+        error = float(np.abs(archive["encrypted"] - archive["clear"]).max())
+        encrypt, evaluate = archive["seconds"]
+        size = float(archive["bytes"])
+    return [
+        "## Encrypted weights",
+        "",
+        "The first step of a fold with every weight of the recurrent part a ciphertext under the requester's "
+        f"key pair: {encrypt:.1f} s to encrypt the weights once ({size / 1e6:.0f} MB), {evaluate:.1f} s to "
+        f"evaluate; the largest difference of a decision is {error:.1e}.",
         "",
     ]
 

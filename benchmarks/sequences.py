@@ -6,7 +6,8 @@ library do not share one, and leaves its results in RESULTS, where what is finis
 
 1. `clear` trains all networks, patients cross-validated, and keeps each fold's network and decisions;
 2. `control` does the same on generated sequences in which change alone tells;
-3. `encrypted` runs each fold's network on its test patients' ciphertexts.
+3. `encrypted` runs each fold's network on its test patients' ciphertexts;
+4. `weights` runs one step with weights that are ciphertexts too.
 
 Then the tables are made (`benchmarks.sequence_page`); `--write` renews docs/SEQUENCES.md.
 """
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmarks.figures import Stopwatch
 from he import network
-from he.recurrent import RecurrentCell
+from he.recurrent import RecurrentCell, evaluate_sequence
 from workloads.polynomials import sigmoid
 from workloads.sequence import (
     ClearModel,
@@ -261,7 +262,43 @@ def run_fold(model: ClearModel, patients: Sequence[Patient]) -> dict[str, NDArra
     }
 
 
-STAGES = {"clear": run_clear, "control": run_control, "encrypted": run_encrypted}
+def run_weights(data: Path, folder: Path) -> None:
+    """The first step of fold 0 with encrypted weights; decisions, processor seconds and bytes go to
+    weights.npz."""
+    from he.context import PrivateContext, PublicContext
+    from he.sequence_plan import build_default_params
+    from he.sequence_program import build_segment_plan, plan_segments
+    from he.sequences import compute_segment, decrypt_segment, encrypt_model, encrypt_segment
+
+    target = folder / "weights.npz"
+    if target.exists():
+        return
+    model, fold = load_model(folder / "fold-0.npz")
+    patients = load_patients(data)
+    features = [network.evaluate(model.frames, patients[index].frames) for index in fold]
+    arranged = arrange_features(features, model.window)[:1]
+    program = plan_segments(build_default_params(), model.cell, model.window, encrypted=True)[0]
+    plan = build_segment_plan(program)
+    private = PrivateContext.generate(program.params)
+    peer = PublicContext(program.params, relin_keys=private.public.relin_keys)
+    watches = [Stopwatch(), Stopwatch()]
+    with watches[0]:
+        blob = encrypt_model(private, program, model.cell)
+    request = encrypt_segment(private, plan, blob, arranged)
+    with watches[1]:
+        result = compute_segment(peer, blob, request)
+    got, _ = decrypt_segment(private, plan, blob, result, arranged.shape[2])
+    np.savez(
+        target,
+        allow_pickle=False,
+        encrypted=got,
+        clear=evaluate_sequence(model.cell, arranged),
+        seconds=np.array([watch.cpu_s for watch in watches]),
+        bytes=len(blob),
+    )
+
+
+STAGES = {"clear": run_clear, "control": run_control, "encrypted": run_encrypted, "weights": run_weights}
 """Each a process of its own."""
 
 
