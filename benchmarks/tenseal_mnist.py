@@ -10,9 +10,9 @@ its own, all on one thread, and they take turns, so that other load hits all of 
 beside the clock, and ratios are of both.
 
 Weights and images are drawn from a printed seed: time does not depend on them, and what must agree is the
-outputs of all with the network in clear. The bias of dense 64 is zero, because TenSEAL adds it to the 64 slots
-of the vector and not to the repetition of them that its next product reads, and so computes another function
-wherever it is not (seen in 0.3.18; outputs change by up to .02 of 1.2 here).
+outputs of all with the network in clear. The bias of dense 64 is zero, because TenSEAL adds it to the 64
+slots of the vector and not to the repetition of them that its next product reads, and so computes another
+function wherever it is not (seen in 0.3.18; outputs change by up to .02 of 1.2 here).
 
 TenSEAL is not a dependency: `pip install tenseal`.
 """
