@@ -40,6 +40,8 @@ NOTE_SUFFIX = ".json"
 MAX_LOGIT = 64.0
 """No trained network is surer than this; what decrypts to more was under other keys."""
 _MAX_NOTE_BYTES = 1 << 24
+_ENCRYPTED_LOSS_BITS = 7
+"""By how much the error of logits is larger where weights have an error, too: measured, docs/DIAGNOSIS.md."""
 
 Report = Callable[[int, int], None]
 """Told (done, total) ciphertexts."""
@@ -239,8 +241,9 @@ def decrypt_file(
             " pair, or the evaluator returned something else"
         )
     provenance = _find_provenance(model)
+    lost = _ENCRYPTED_LOSS_BITS if program.options.weights == "encrypted" else 0
     # A probability changes at most a quarter as much as its logit.
-    digits = max(1, int((get_rounding_bits(program) + 2) * np.log10(2)))
+    digits = max(1, int((get_rounding_bits(program) - lost + 2) * np.log10(2)))
     return [
         Diagnosis(
             name,

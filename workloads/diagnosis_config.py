@@ -40,7 +40,7 @@ class DiagnosisConfig:
     """Global average pooling before the last layer, or a dense layer over all of the last block."""
     activation: Activation = "polynomial"
     degree: int = 2
-    reach: float = 4.0
+    reach: float = 2.5
     """Polynomials stand for ReLU on [-reach, reach]."""
     residual: bool = False
     """Whether blocks that keep shape and size add their input, before pooling."""

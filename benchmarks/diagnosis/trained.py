@@ -17,7 +17,7 @@ from workloads.diagnosis_metrics import DiagnosisMetrics, choose_threshold, comp
 SEEDS = {2: 3, 3: 1, 4: 1}
 """Seeds trained, by number of convolution blocks."""
 EPOCHS = 25
-PENALTY = 10.0
+PENALTY = 1.0
 
 
 @dataclass(frozen=True, slots=True)

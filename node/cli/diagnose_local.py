@@ -45,7 +45,7 @@ def train(
     ] = False,
     range_penalty: Annotated[
         float, typer.Option(help="Weight of leaving polynomials' intervals", min=0)
-    ] = 10.0,
+    ] = 1.0,
     resize: ResizeOption = False,
     window: WindowOption = "file",
     json: JsonOption = False,

@@ -55,7 +55,7 @@ def test_it_learns_and_its_provenance_says_so(data, tmp_path):
     assert provenance.metrics["auc"][0] > 0.95
     assert provenance.images == (96, 24, 24)
     assert [share.layer for share in trained.ranges] == list(provenance.outside)
-    assert all(share.error > 0 and share.interval == (-4.0, 4.0) for share in trained.ranges)
+    assert all(share.error > 0 and share.interval == (-2.5, 2.5) for share in trained.ranges)
 
     path = tmp_path / "model"
     save_model(trained, path)
