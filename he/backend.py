@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -31,7 +30,16 @@ from he.errors import (
     ParameterError,
     ScaleError,
 )
-from he.library import Library
+from he.galois import check_rotations, cut_galois_keys, join_galois_keys
+from he.library import (
+    CIPHERTEXT_HEADER,
+    KEYS_HEADER,
+    PLAINTEXT_HEADER,
+    RELIN_HEADER,
+    SECRET_HEADER,
+    WORD,
+    Library,
+)
 from he.params import CkksParams
 from he.plan import Form
 from he.residues import compute_weighted_sums
@@ -40,14 +48,6 @@ from he.vectors import Integers, compute_slots
 
 Buffer = bytes | bytearray | memoryview
 Residues = NDArray[np.uint64]
-
-_CIPHERTEXT_HEADER = 113
-_PLAINTEXT_HEADER = 88
-_SECRET_HEADER = 88
-_RELIN_HEADER = 64
-_KEYS_HEADER = 48
-"""Outer header and the parameters' id; then how many lists of keys, and each list behind its length."""
-_WORD = 8
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -71,16 +71,6 @@ class _Templates:
     public_key: bytes
     secret_key: bytes
     relin_keys: bytes
-
-
-def check_rotations(params: CkksParams, rotations: Sequence[int]) -> None:
-    """Returns only for ascending steps from 1 to one less than the slots.
-
-    Raises: ParameterError.
-    """
-    bounds = (0, *rotations, params.slots)
-    if any(a >= b for a, b in pairwise(bounds)):
-        raise ParameterError(f"rotations must be ascending steps from 1 to {params.slots - 1}")
 
 
 def _build_library(params: CkksParams) -> Library:
@@ -121,32 +111,32 @@ def _build_templates(params: CkksParams) -> _Templates:
     plaintext: list[bytes] = []
     for level in range(params.levels, 0, -1):
         data = probe.to_bytes("none")
-        _check_length(data, _CIPHERTEXT_HEADER + 2 * level * params.ring * _WORD)
-        ciphertext.append(data[:_CIPHERTEXT_HEADER])
+        _check_length(data, CIPHERTEXT_HEADER + 2 * level * params.ring * WORD)
+        ciphertext.append(data[:CIPHERTEXT_HEADER])
         text = cast(PyPtxt, plain).to_bytes("none")
-        _check_length(text, _PLAINTEXT_HEADER + level * params.ring * _WORD)
-        plaintext.append(bytes(text[:_PLAINTEXT_HEADER]))
+        _check_length(text, PLAINTEXT_HEADER + level * params.ring * WORD)
+        plaintext.append(bytes(text[:PLAINTEXT_HEADER]))
         if level > 1:
             scratch.mod_switch_to_next_ctxt(probe)
             plain = scratch.mod_switch_to_next_ptxt(plain, True)
-    key = 2 * len(params.primes) * params.ring * _WORD
+    key = 2 * len(params.primes) * params.ring * WORD
     public = scratch.to_bytes_public_key("none")
-    _check_length(public, _CIPHERTEXT_HEADER + key)
+    _check_length(public, CIPHERTEXT_HEADER + key)
     secret = scratch.to_bytes_secret_key("none")
-    _check_length(secret, _SECRET_HEADER + key // 2)
+    _check_length(secret, SECRET_HEADER + key // 2)
     relin = scratch.to_bytes_relin_key("none")
-    part = _CIPHERTEXT_HEADER + key
-    _check_length(relin, _RELIN_HEADER + params.levels * part)
+    part = CIPHERTEXT_HEADER + key
+    _check_length(relin, RELIN_HEADER + params.levels * part)
     for index in range(params.levels):
-        start = _RELIN_HEADER + index * part
-        if relin[start : start + _CIPHERTEXT_HEADER] != public[:_CIPHERTEXT_HEADER]:
+        start = RELIN_HEADER + index * part
+        if relin[start : start + CIPHERTEXT_HEADER] != public[:CIPHERTEXT_HEADER]:
             raise BuildError("unexpected layout of relinearisation keys")
     return _Templates(
         ciphertext=tuple(reversed(ciphertext)),
         plaintext=tuple(reversed(plaintext)),
-        public_key=public[:_CIPHERTEXT_HEADER],
-        secret_key=secret[:_SECRET_HEADER],
-        relin_keys=relin[:_RELIN_HEADER],
+        public_key=public[:CIPHERTEXT_HEADER],
+        secret_key=secret[:SECRET_HEADER],
+        relin_keys=relin[:RELIN_HEADER],
     )
 
 
@@ -230,19 +220,20 @@ class Engine:
         self._library.relinKeyGen()
         self._has_public = self._has_secret = self._has_relin = True
         relin = memoryview(self._library.to_bytes_relin_key("none"))
-        part = self._key_bytes + _CIPHERTEXT_HEADER
+        part = self._key_bytes + CIPHERTEXT_HEADER
         bodies = [
-            relin[_RELIN_HEADER + index * part + _CIPHERTEXT_HEADER : _RELIN_HEADER + (index + 1) * part]
+            relin[RELIN_HEADER + index * part + CIPHERTEXT_HEADER : RELIN_HEADER + (index + 1) * part]
             for index in range(self.params.levels)
         ]
         galois = b""
         if rotations:
             self._library.rotateKeyGen(list(rotations))
             self._rotations = frozenset(rotations)
-            galois = self._cut_galois_keys(self._library.to_bytes_rotate_key("none"), rotations)
+            data = self._library.to_bytes_rotate_key("none")
+            galois = cut_galois_keys(self.params, rotations, data)
         return KeyBodies(
-            secret=self._library.to_bytes_secret_key("none")[_SECRET_HEADER:],
-            public=self._library.to_bytes_public_key("none")[_CIPHERTEXT_HEADER:],
+            secret=self._library.to_bytes_secret_key("none")[SECRET_HEADER:],
+            public=self._library.to_bytes_public_key("none")[CIPHERTEXT_HEADER:],
             relin=b"".join(bodies),
             galois=galois,
         )
@@ -278,49 +269,11 @@ class Engine:
         check_rotations(self.params, rotations)
         if not rotations:
             return
-        size = self.params.levels * self._key_bytes
-        view = memoryview(body)
-        if len(view) != len(rotations) * size:
-            raise ParameterError(f"a body of {len(view)} bytes holds no keys for {len(rotations)} rotations")
-        places = {self._get_galois_index(step): place for place, step in enumerate(rotations)}
-        parts: list[Buffer] = [b"", struct.pack("<Q", self.params.ring)]
-        for index in range(self.params.ring):
-            place = places.get(index)
-            if place is None:
-                parts.append(bytes(_WORD))
-                continue
-            parts.append(struct.pack("<Q", self.params.levels))
-            for start in range(place * size, (place + 1) * size, self._key_bytes):
-                parts += [self._templates.public_key, view[start : start + self._key_bytes]]
-        header = bytearray(self._templates.relin_keys[:_KEYS_HEADER])
-        struct.pack_into("<Q", header, 8, _KEYS_HEADER + sum(len(part) for part in parts))
-        parts[0] = header
-        self._library.from_bytes_rotate_key(b"".join(parts))
+        header = self._templates.relin_keys[:KEYS_HEADER]
+        self._library.from_bytes_rotate_key(
+            join_galois_keys(self.params, rotations, body, header, self._templates.public_key)
+        )
         self._rotations = frozenset(rotations)
-
-    def _cut_galois_keys(self, data: bytes, rotations: Sequence[int]) -> bytes:
-        """The keys' residues, in the order of `rotations`, out of the library's form."""
-        view, offset = memoryview(data), _KEYS_HEADER + _WORD
-        part = _CIPHERTEXT_HEADER + self._key_bytes
-        found: dict[int, bytes] = {}
-        for index in range(self.params.ring):
-            (count,) = struct.unpack_from("<Q", view, offset)
-            offset += _WORD
-            if count not in (0, self.params.levels):
-                raise BuildError("unexpected layout of rotation keys")
-            if count:
-                starts = range(offset + _CIPHERTEXT_HEADER, offset + count * part, part)
-                found[index] = b"".join(view[start : start + self._key_bytes] for start in starts)
-                offset += count * part
-        _check_length(data, offset)
-        order = [self._get_galois_index(step) for step in rotations]
-        if sorted(order) != sorted(found):
-            raise BuildError("the library made keys for other rotations")
-        return b"".join(found[index] for index in order)
-
-    def _get_galois_index(self, step: int) -> int:
-        """Where the library keeps the key of the automorphism X -> X^(3^step)."""
-        return (pow(3, step, 2 * self.params.ring) - 1) // 2
 
     def _check_no_key(self, held: bool) -> None:
         if held:
@@ -328,7 +281,7 @@ class Engine:
 
     @property
     def _key_bytes(self) -> int:
-        return 2 * len(self.params.primes) * self.params.ring * _WORD
+        return 2 * len(self.params.primes) * self.params.ring * WORD
 
     # --- in and out ---------------------------------------------------------------------------
 
@@ -374,7 +327,7 @@ class Engine:
         """A ciphertext from a gated body; its header is made here."""
         self._check_level(form.level)
         data = body.tobytes() if isinstance(body, np.ndarray) else body
-        expected = components * form.level * self.params.ring * _WORD
+        expected = components * form.level * self.params.ring * WORD
         if len(data) != expected:
             raise LevelError(f"a body of {len(data)} bytes is no ciphertext of level {form.level}")
         content = b"".join((self._get_header(form.level, components, form.scale), data))
@@ -387,10 +340,10 @@ class Engine:
         Raises: BuildError if the library's idea of the ciphertext is not the tracked one.
         """
         data = tensor.native.to_bytes("none")
-        _check_length(data, _CIPHERTEXT_HEADER + tensor.components * tensor.level * self.params.ring * _WORD)
-        if data[:_CIPHERTEXT_HEADER] != self._get_header(tensor.level, tensor.components, tensor.scale):
+        _check_length(data, CIPHERTEXT_HEADER + tensor.components * tensor.level * self.params.ring * WORD)
+        if data[:CIPHERTEXT_HEADER] != self._get_header(tensor.level, tensor.components, tensor.scale):
             raise BuildError(f"the library disagrees about {tensor!r}")
-        return memoryview(data)[_CIPHERTEXT_HEADER:]
+        return memoryview(data)[CIPHERTEXT_HEADER:]
 
     def build_constant(self, value: int, form: Form) -> Constant:
         """The integer `value` in every slot, exactly, as residues; `form.scale` says what it means."""
@@ -430,7 +383,7 @@ class Engine:
         """Times 2^factor_bits, exactly, where the product is too large for the encoder's doubles."""
         content = bytearray(cast(PyPtxt, native).to_bytes("none"))
         shape = (level, self.params.ring)
-        residues = np.frombuffer(content, dtype="<u8", offset=_PLAINTEXT_HEADER).reshape(shape)
+        residues = np.frombuffer(content, dtype="<u8", offset=PLAINTEXT_HEADER).reshape(shape)
         factor = np.array([[1 << factor_bits]], dtype=np.int64)
         for index, prime in enumerate(self.params.primes[:level]):
             compute_weighted_sums(
@@ -450,10 +403,10 @@ class Engine:
         """The library's header: sizes, id of the parameters, components, scale, count of words."""
         words = components * level * self.params.ring
         header = bytearray(self._templates.ciphertext[level - 1])
-        struct.pack_into("<Q", header, 8, _CIPHERTEXT_HEADER + words * _WORD)
+        struct.pack_into("<Q", header, 8, CIPHERTEXT_HEADER + words * WORD)
         struct.pack_into("<Q", header, 49, components)
         struct.pack_into("<d", header, 73, scale)
-        struct.pack_into("<Q", header, 97, 24 + words * _WORD)
+        struct.pack_into("<Q", header, 97, 24 + words * WORD)
         struct.pack_into("<Q", header, 105, words)
         return bytes(header)
 

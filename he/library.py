@@ -1,4 +1,7 @@
-"""The calls of Pyfhel that the backend makes, with their types; only `he.backend` imports the library."""
+"""The calls of Pyfhel that the backend makes, with their types, and lengths in what the library writes.
+
+Only `he.backend` imports the library.
+"""
 
 from typing import Protocol
 
@@ -6,6 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from he.tensor import NativeCiphertext, NativePlaintext
+
+CIPHERTEXT_HEADER = 113
+PLAINTEXT_HEADER = 88
+SECRET_HEADER = 88
+RELIN_HEADER = 64
+KEYS_HEADER = 48
+"""Outer header and the parameters' id; then how many lists of keys, and each list behind its length."""
+WORD = 8
 
 
 class Library(Protocol):

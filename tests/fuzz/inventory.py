@@ -70,7 +70,7 @@ EXEMPT: dict[str, str] = {
     "fusion_model.outputs:save_nifti": CHECKED + "image.nifti, which read the same file",
     "fusion_model.outputs_dicom:_add_identity": CHECKED + "image.dicom, which read the same file",
     "fusion_model.planes:_compute_features": "arrays of the caller, as bytes to remember them by",
-    "he.backend:Engine._cut_galois_keys": OWN + "keys that the library made in the same call",
+    "he.galois:cut_galois_keys": OWN + "keys that the library made in the same call",
     "he.backend:Engine._enlarge": OWN + "a plaintext that the library made in the same call",
     "he.gradient:_Circuit.get_residues": CHECKED + "he.gate",
     "he.layers.evaluate:BatchEvaluation.save": "what the library has just written, in the same call",

@@ -318,6 +318,19 @@ def test_plan_of_the_mnist_network() -> None:
     assert hidden.model_ciphertexts == 49 + 64 + 16 + 3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["clear", "encrypted"])
+def test_mnist_network_at_128_bits_is_exact_to_three_digits(weights: WeightKind) -> None:
+    network = build_mnist()
+    plan = plan_single(network, weights=weights)
+    world = World(network, weights)
+    world.plan = plan
+    expected = evaluate(network, world.image[None])[0]
+    outputs = decrypt_result(world.private, plan, world.result)
+    assert not plan.params.insecure
+    assert np.abs(outputs - expected).max() < 5e-4 * np.abs(expected).max()
+
+
 def test_plans_do_not_depend_on_weights() -> None:
     one, other = build_mnist(), build_mnist()
     blank = Network(
