@@ -14,7 +14,8 @@ from he.network import decode
 from he.program import WEIGHT_KINDS, Packing, WeightKind
 from workloads.diagnosis_data import load_data
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 OUT = Path(__file__).parents[2] / "out" / "diagnosis"
 SWITCHES = ((False, False), (True, False), (False, True), (True, True))
 FINE_SCALE_BITS = 40

@@ -54,7 +54,7 @@ def train_all(data: DiagnosisData, folder: Path) -> list[Trained]:
             for activation in ("polynomial", "relu"):
                 path = folder / f"trained-{blocks}-{activation}-{seed}.json"
                 if not path.exists():
-                    trained = train(data, folder, blocks, activation, seed)  # type: ignore[arg-type]
+                    trained = train(data, folder, blocks, activation, seed)
                     path.write_text(json.dumps(asdict(trained)))
                 found.append(Trained(**json.loads(path.read_text())))
                 print(f"{path.stem}: AUC {found[-1].auc[0]:.4f}", flush=True)
@@ -75,7 +75,8 @@ def train(data: DiagnosisData, folder: Path, blocks: int, activation: Activation
     val, test = (compute_logits(network, part.images) for part in (data.val, data.test))
     threshold = choose_threshold(val, data.val.labels)
     metrics = compute_metrics(test, data.test.labels, threshold, groups=data.test.groups)
-    shares, error = (), 0.0
+    shares: tuple[float, ...] = ()
+    error = 0.0
     if activation == "polynomial":
         exported = export_network(network, config.shape)
         get_network_path(folder, blocks, seed).write_bytes(encode(exported))
