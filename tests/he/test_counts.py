@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from he import gradient
+from he import residues
 from he.backend import Engine
 from he.context import PublicContext
 from he.counts import Counts, Operation, count_gradient, count_loss
@@ -66,7 +66,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Counts:
         compute_weighted_sums(data, weights, prime, out)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Engine, "load", count_load)
-    monkeypatch.setattr(gradient, "compute_weighted_sums", count_sums)
+    monkeypatch.setattr(residues, "compute_weighted_sums", count_sums)
     return counts
 
 

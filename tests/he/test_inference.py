@@ -269,7 +269,8 @@ def test_messages_at_the_bound_do_not_wrap() -> None:
     made.__dict__["tiles"] = np.ones((SMALL.slots, 2, spec.patch, spec.patch))
     expected = compute_forward(SMALL, spec, weights, made.tiles)[1]
     assert float(compute_output_bound(SMALL, spec, weights)) == pytest.approx(expected.max())
-    assert made.measure() / expected.max() < 0.01
+    # A wrapped message would be off by as much as it is large; noise here is about one per cent.
+    assert made.measure() / expected.max() < 0.05
 
 
 def test_keys_of_another_preset_are_refused(scene: Scene) -> None:
