@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -40,8 +41,15 @@ NOTE_SUFFIX = ".json"
 MAX_LOGIT = 64.0
 """No trained network is surer than this; what decrypts to more was under other keys."""
 _MAX_NOTE_BYTES = 1 << 24
-_ENCRYPTED_LOSS_BITS = 7
-"""By how much the error of logits is larger where weights have an error, too: measured, docs/DIAGNOSIS.md."""
+_LOST_BITS: Final = MappingProxyType(
+    {
+        ("batch", "clear"): 1,
+        ("batch", "encrypted"): 7,
+        ("single", "clear"): 2,
+        ("single", "encrypted"): 0,
+    }
+)
+"""By how many bits fewer than `get_rounding_bits` a logit is exact, measured: docs/DIAGNOSIS.md."""
 
 Report = Callable[[int, int], None]
 """Told (done, total) ciphertexts."""
@@ -241,7 +249,7 @@ def decrypt_file(
             " pair, or the evaluator returned something else"
         )
     provenance = _find_provenance(model)
-    lost = _ENCRYPTED_LOSS_BITS if program.options.weights == "encrypted" else 0
+    lost = _LOST_BITS[program.options.packing, program.options.weights]
     # A probability changes at most a quarter as much as its logit.
     digits = max(1, int((get_rounding_bits(program) - lost + 2) * np.log10(2)))
     return [

@@ -131,8 +131,8 @@ def _describe_measured(trained: Sequence[Trained], measured: Sequence[Measured])
             ),
             quality,
         ),
-        "Seconds of one request, in single packing the fastest of as many as there were images (in batch packing"
-        " a request costs the same for one image and for as many as fit)."
+        "Seconds of one request, in single packing the fastest of as many as there were images (in batch"
+        " packing a request costs the same for one image and for as many as fit)."
         " Predicted: evaluation, of a quiet core, by counts of operations. Latency: encrypt, evaluate and"
         " decrypt together; amortised: of a full request.",
         _table(
