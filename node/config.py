@@ -178,6 +178,8 @@ class EvaluatorSettings(Section):
     """Largest model, keys, request or result; longer ones are left to others."""
     max_waiting: int = Field(default=16, ge=1, le=1_024)
     """Most jobs that are fetched or evaluated at once; one is evaluated at a time."""
+    max_seconds: float = Field(default=3_600.0, gt=0)
+    """Longest evaluation, predicted of a quiet core from the model's bytes; others take longer ones."""
 
 
 class LimitSettings(Section):

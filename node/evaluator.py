@@ -195,7 +195,12 @@ class Evaluator:
         async with self._turn:
             begun = core.clock.monotonic()
             try:
-                _check_facts(model, await self._pool.run(workload.describe_model, paths.model))
+                facts = await self._pool.run(workload.describe_model, paths.model)
+                _check_facts(model, facts)
+                # One cheap request could otherwise keep this node from all others.
+                longest = self._settings.max_seconds
+                if facts.seconds > longest:
+                    raise WorkloadError(f"model: {facts.seconds:.1f} s predicted, longest is {longest:.0f}")
                 await self._pool.run(workload.check_keys, paths.model, paths.keys)
                 await self._pool.run(workload.check_request, paths.model, paths.request)
                 await self._pool.run(workload.run, paths)

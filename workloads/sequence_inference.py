@@ -13,6 +13,7 @@ from pathlib import Path
 
 from he.errors import GateError, GateReason, HeError
 from he.gate import check_relin_keys, open_source
+from he.sequence_plan import compute_segment_seconds
 from he.sequence_program import MODEL_MAGIC, SegmentPlan, check_model, check_segment_request
 from workloads.base import WorkloadError
 from workloads.diagnosis_inference import DiagnosisInference
@@ -55,6 +56,7 @@ class SequenceInference:
                 f" values, {'continued' if program.continues else 'from the start'},"
                 f" {program.params.slots} windows a request, {program.params.name}"
             ),
+            seconds=compute_segment_seconds(plan),
         )
 
     def check_keys(self, model: Path, keys: Path) -> None:

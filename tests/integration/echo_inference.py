@@ -16,8 +16,8 @@ REQUEST = b"request!" * 5
 RESULT_BYTES = 32
 
 
-def build_model(weights: str = "clear", label: str = "echo") -> bytes:
-    return json.dumps({"weights": weights, "label": label}).encode()
+def build_model(weights: str = "clear", label: str = "echo", seconds: float = 0.1) -> bytes:
+    return json.dumps({"weights": weights, "label": label, "seconds": seconds}).encode()
 
 
 def compute_result(model: bytes, keys: bytes = KEYS, request: bytes = REQUEST) -> bytes:
@@ -44,6 +44,7 @@ class EchoInference:
             request_bytes=len(REQUEST),
             result_bytes=RESULT_BYTES,
             label=document["label"],
+            seconds=document["seconds"],
         )
 
     def check_keys(self, model: Path, keys: Path) -> None:

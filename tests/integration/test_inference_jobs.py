@@ -103,21 +103,25 @@ async def test_a_lost_result_is_computed_again_to_the_same_bytes(bench: JobBench
 
 
 async def test_what_does_not_fit_is_not_evaluated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A model that is not as registered; keys that the gate refuses; a fee that is too small."""
+    """A model that is not as registered, or takes too long; keys that the gate refuses; too small a fee."""
     bench = JobBench(tmp_path)
     bench.register(build_model(weights="encrypted"))
     bench.request()
     first = bench.job
+    bench.register(build_model(seconds=4_000.0))
+    bench.request()
+    long = bench.job
     bench.register()
     bench.request(keys=bench.blobs.put_bytes(bytes(40)))
     second = bench.job
     bench.request(fee=10)
     async with bench.evaluating(HONEST, HONEST, HONEST):
-        await bench.run_until(lambda: caplog.text.count("is refused") == 6, "both are refused by all")
+        await bench.run_until(lambda: caplog.text.count("is refused") == 9, "three are refused by all")
         bench.tick(40.0)
     assert "weights: registered as 'clear', the model's bytes say 'encrypted'" in caplog.text
+    assert "model: 4000.0 s predicted, longest is 3600" in caplog.text
     assert "keys: no keys" in caplog.text
-    for job in (first, second, bench.job):
+    for job in (first, long, second, bench.job):
         record = bench.owner.chain.head_state.get_job(job)
         assert record is not None
         assert record.evaluations == ()
