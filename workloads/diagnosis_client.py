@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -41,15 +40,6 @@ NOTE_SUFFIX = ".json"
 MAX_LOGIT = 64.0
 """No trained network is surer than this; what decrypts to more was under other keys."""
 _MAX_NOTE_BYTES = 1 << 24
-_LOST_BITS: Final = MappingProxyType(
-    {
-        ("batch", "clear"): 1,
-        ("batch", "encrypted"): 7,
-        ("single", "clear"): 2,
-        ("single", "encrypted"): 0,
-    }
-)
-"""By how many bits fewer than `get_rounding_bits` a logit is exact, measured: docs/DIAGNOSIS.md."""
 
 Report = Callable[[int, int], None]
 """Told (done, total) ciphertexts."""
@@ -249,9 +239,8 @@ def decrypt_file(
             " pair, or the evaluator returned something else"
         )
     provenance = _find_provenance(model)
-    lost = _LOST_BITS[program.options.packing, program.options.weights]
     # A probability changes at most a quarter as much as its logit.
-    digits = max(1, int((get_rounding_bits(program) - lost + 2) * np.log10(2)))
+    digits = max(1, int((get_rounding_bits(program) + 2) * np.log10(2)))
     return [
         Diagnosis(
             name,
