@@ -195,6 +195,7 @@ async def test_routes_are_documented_and_refuse_what_is_wrong(
         "height": "3",
         "address": PAYER.address.hex(),
         "task": "00" * 32,
+        "job": "00" * 32,
         "transaction": compute_transaction_id(payment).hex(),
     }
     checked = 0
@@ -208,7 +209,7 @@ async def test_routes_are_documented_and_refuse_what_is_wrong(
             await response.json()
         )
         checked += 1
-    assert checked == 6
+    assert checked == 7
     for wrong, status in (
         ("/v1/light/headers?count=0", 400),
         ("/v1/light/headers?count=513", 400),
