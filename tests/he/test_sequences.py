@@ -122,7 +122,12 @@ def scene() -> Scene:
 
 @pytest.mark.parametrize(
     ("params", "encrypted", "segments", "tolerance"),
-    [(SMALL, False, 3, ROUNDED), (SMALL, True, 3, ROUNDED), (DEEP, False, 2, 1e-3), (DEEP, True, 2, 1e-3)],
+    [
+        (SMALL, False, 3, ROUNDED),
+        (SMALL, True, 3, ROUNDED),
+        pytest.param(DEEP, False, 2, 1e-3, marks=pytest.mark.slow),
+        pytest.param(DEEP, True, 2, 1e-3, marks=pytest.mark.slow),
+    ],
 )
 def test_decisions_are_the_clear_ones(
     params: CkksParams, encrypted: bool, segments: int, tolerance: float
