@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from he.compiler import compile_network
 from he.errors import GateError, HeError
+from he.params import CkksParams
 from he.program import PACKINGS, WEIGHT_KINDS, Packing, Program, WeightKind
 from workloads.base import WorkloadError
 from workloads.diagnosis_images import ReadOptions, load_images
@@ -127,38 +128,45 @@ def compile_model(network: Path, output: Path, keys: Path | None, options: Compi
             private = open_keys(program, keys)
             data = encrypt_model(private.public, program)
             digest = _compute_digest(keys / EVALUATION_FILE)
-    _write(output, data)
+    write_file(output, data)
     known = get_provenance_path(network)
     if known.is_file():
         provenance = replace(load_provenance(known), keys_sha256=digest)
-        _write(get_provenance_path(output), provenance.encode().encode())
+        write_file(get_provenance_path(output), provenance.encode().encode())
     return program
 
 
 def open_keys(program: Program, folder: Path, *, make: bool = True) -> "PrivateContext":
+    """As `open_key_folder`, for a program."""
+    return open_key_folder(program.params, _get_rotations(program), folder, make=make)
+
+
+def open_key_folder(
+    params: CkksParams, rotations: tuple[int, ...], folder: Path, *, make: bool = True
+) -> "PrivateContext":
     """The keys in the folder; new ones if it has none and `make`.
 
-    Raises WorkloadError if they are for other parameters than the program's, or there are none.
+    Raises WorkloadError if they are for other parameters, or there are none.
     """
     from he.context import PrivateContext
-    from he.diagnosis import encode_keys, make_keys
+    from he.diagnosis import encode_keys
 
     secret = folder / SECRET_FILE
     if secret.is_file():
         try:
-            return PrivateContext.load(program.params, secret, _get_rotations(program))
+            return PrivateContext.load(params, secret, rotations)
         except GateError as error:
             raise WorkloadError(
-                f"{secret}: is no key for this model ({program.params.name}); name the folder of the keys"
+                f"{secret}: is no key for this model ({params.name}); name the folder of the keys"
                 " that were made for it, or a new one"
             ) from error
     if not make:
         raise WorkloadError(f"{secret}: does not exist; name the folder of the keys that fit")
     folder.mkdir(parents=True, exist_ok=True)
-    private = make_keys(program)
-    _write(folder / EVALUATION_FILE, encode_keys(private))
+    private = PrivateContext.generate(params, rotations)
+    write_file(folder / EVALUATION_FILE, encode_keys(private))
     # Last, so that a folder with a secret key is complete.
-    _write(secret, private.save(), private=True)
+    write_file(secret, private.save(), private=True)
     return private
 
 
@@ -207,9 +215,9 @@ def encrypt_files(
 
     with _naming(images):
         data = encrypt_images(private, program, pixels, report)
-    _write(request, data)
+    write_file(request, data)
     note = RequestNote("bmif-diagnosis-request-1", _compute_digest(model), digest, names)
-    _write(_get_note_path(request), (json.dumps(asdict(note)) + "\n").encode(), private=True)
+    write_file(_get_note_path(request), (json.dumps(asdict(note)) + "\n").encode(), private=True)
     return note
 
 
@@ -296,7 +304,7 @@ def _compute_digest(path: Path) -> str:
         raise WorkloadError(f"{path}: does not exist") from error
 
 
-def _write(path: Path, data: bytes, *, private: bool = False) -> None:
+def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
     """Whole or not at all; what is private is its owner's alone from the first byte."""
     partial = path.with_name(f".{path.name}.part")
     partial.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import typer
 
 from node.cli.diagnose_jobs import fetch, register, retire, status, submit
 from node.cli.diagnose_local import compile_network, decrypt, encrypt, train
+from node.cli.diagnose_sequence import app as sequence_app
 
 app = typer.Typer(no_args_is_help=True, help="Encrypted diagnosis by peers that see neither image nor model.")
 app.command()(train)
@@ -15,3 +16,4 @@ app.command()(retire)
 app.command()(submit)
 app.command()(status)
 app.command()(fetch)
+app.add_typer(sequence_app, name="sequence")

@@ -57,6 +57,7 @@ COVERED: dict[str, str] = {
     "node.tls:load_identity": "file.certificate",
     "workloads.fusion:FusionSpec.decode": "model.fusion",
     "workloads.importing:list_jobs": "image.list",
+    "workloads.sequence_model:decode_network": "model.sequence_network",
 }
 """Place in the sources, and the target that reaches it."""
 
@@ -112,5 +113,9 @@ EXEMPT: dict[str, str] = {
     "workloads.evaluation:save_picture": OWN + "the report, in the same call",
     "workloads.custody:PreparedBatch.load": OWN + "the custody's prepared batches, by numpy without pickle",
     "workloads.noise:draw_gaussian": "a stream of ours",
+    "workloads.sequence_client:_load_session": OWN + "`bmif diagnose sequence`, by pydantic",
+    "workloads.sequence_client:_load_state": OWN + "`bmif diagnose sequence`, by numpy without pickle",
+    "workloads.sequence_client:_open_models": "pydantic alone, of a document of bounded length",
+    "workloads.sequence_model:load_sequences": "the user's own sequences, by numpy without pickle",
 }
 """Place in the sources, and why it needs no target."""

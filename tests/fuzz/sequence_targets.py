@@ -8,6 +8,7 @@ import numpy as np
 
 from he.errors import GateError, HeError, ParameterError
 from he.formats import HEADER_BYTES, Body
+from he.network import INPUT, Dense, Network
 from he.params import CkksParams, build_params
 from he.recurrent import OddCubic, RecurrentCell
 from he.sequence_program import (
@@ -23,6 +24,8 @@ from he.sequence_program import (
     plan_segments,
 )
 from tests.fuzz.target import Target, require
+from workloads.sequence import ClearModel
+from workloads.sequence_model import decode_network, encode_network
 
 SMALL = build_params(1024, (55, *(40,) * 8, 55), insecure=True)
 PARAMS = CkksParams("fuzz-4-55.40x8.55", 4, SMALL.primes, 30, 20, insecure=True)
@@ -45,6 +48,16 @@ CELL = RecurrentCell(
 def run_cell(data: bytes) -> None:
     """`RecurrentCell.decode`: a ParameterError, or a cell whose one encoding the bytes are."""
     require(RecurrentCell.decode(data).encode() == data, "encodes to other bytes")
+
+
+def run_network(data: bytes) -> None:
+    """`decode_network`: a ParameterError, or a network whose one encoding the bytes are."""
+    require(encode_network(decode_network(data)) == data, "encodes to other bytes")
+
+
+def build_networks() -> Iterable[bytes]:
+    frames = Network((1, 2, 2), (Dense("features", INPUT, np.full((1, 4), 0.5), np.zeros(1)),))
+    yield encode_network(ClearModel(frames, CELL, 2))
 
 
 def run_segment_model(data: bytes) -> None:
@@ -93,6 +106,7 @@ def build_targets() -> list[Target]:
     plan, model = build_segment_plan(program), encode_clear_model(program, CELL)
     targets = [
         Target("model.cell", run_cell, (ParameterError,), lambda: [CELL.encode()]),
+        Target("model.sequence_network", run_network, (ParameterError,), build_networks),
         Target("model.segment", run_segment_model, (HeError,), build_models),
     ]
     for name, magic, check, bodies in (

@@ -1,0 +1,178 @@
+"""`bmif diagnose sequence` from a network to decisions, by way of files alone; and what it refuses."""
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from he.network import INPUT, Convolution, Dense, GlobalAveragePool, Network, Polynomial
+from node.cli.main import app
+from tests.he.test_sequences import make_cell
+from workloads.inference import InferenceJob, get_inference
+from workloads.sequence import ClearModel, evaluate_clear, vote
+from workloads.sequence_model import encode_network, load_sequences
+
+SIDE, WINDOW = 4, 2
+LENGTHS = {"left": 3, "right": 2}
+RUNNER = CliRunner()
+
+
+def invoke(*arguments: object, code: int = 0) -> str:
+    done = RUNNER.invoke(app, ["diagnose", "sequence", *map(str, arguments)], env={"COLUMNS": "200"})
+    text = " ".join((done.output + (done.stderr if done.stderr_bytes else "")).split())
+    assert done.exit_code == code, text
+    return text
+
+
+def make_model() -> ClearModel:
+    draw = np.random.default_rng(3)
+    frames = Network(
+        (1, SIDE, SIDE),
+        (
+            Convolution("first", INPUT, draw.normal(0, 0.3, (1, 1, 3, 3)), np.zeros(1), 2, 1),
+            Polynomial("square", "first", (0.375, 0.5, 0.117), (-4.0, 4.0), 0.38),
+            GlobalAveragePool("pool", "square"),
+            Dense("features", "pool", draw.normal(0, 1, (1, 1)), np.zeros(1)),
+        ),
+    )
+    return ClearModel(frames, make_cell(1, 1), WINDOW)
+
+
+def write_sequences(path: Path, side: int = 2 * SIDE, lengths: dict[str, int] = LENGTHS) -> None:
+    """Rows in no order: they say where they belong."""
+    rows = [(case, place) for case, count in lengths.items() for place in range(count)]
+    draw = np.random.default_rng(5)
+    images = draw.integers(0, 256, (len(rows), side, side)).astype(np.uint8)
+    chosen = draw.permutation(len(rows))
+    np.savez(
+        path,
+        images=images[chosen],
+        case=np.array([case for case, _ in rows])[chosen],
+        order=np.array([place for _, place in rows])[chosen],
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network, its models, and sequences of two cases."""
+    folder = tmp_path_factory.mktemp("sequence")
+    (folder / "network").write_bytes(encode_network(make_model()))
+    write_sequences(folder / "sequences.npz")
+    plan = invoke("compile", folder / "network", "-o", folder / "models")
+    assert f"refresh {WINDOW} of {WINDOW}" in plan
+    assert "128-bit security" in plan
+    return folder
+
+
+def run_evaluator(step: dict[str, str], output: Path) -> None:
+    """As a peer does: from files alone, without the secret key."""
+    workload = get_inference("sequence-diagnosis")
+    model, keys, request = (Path(step[name]) for name in ("model", "keys", "request"))
+    workload.check_keys(model, keys)
+    workload.check_request(model, request)
+    workload.run(InferenceJob(model, keys, request, output))
+
+
+def test_from_frames_to_decisions(folder: Path, tmp_path: Path) -> None:
+    """And on its way whatever belongs to another request, model or key is refused, and changes nothing."""
+    session, keys = tmp_path / "session", ("--keys", tmp_path / "keys")
+    step = json.loads(
+        invoke("start", folder / "models", folder / "sequences.npz", "-o", session, *keys, "--json")
+    )
+    assert step["model"] == str(folder / "models" / "frames.model")
+    assert "pixel" not in (session / "session.json").read_text()
+    text = invoke("start", folder / "models", folder / "sequences.npz", "-o", session, *keys, code=1)
+    assert "holds a session already" in text
+
+    results = [tmp_path / f"result-{number}" for number in range(WINDOW + 1)]
+    run_evaluator(step, results[0])
+    text = invoke("advance", session, Path(step["request"]), *keys, code=1)
+    assert "is not the result of request 1, for frames.model" in text
+    text = invoke("advance", session, results[0], "--keys", tmp_path / "none", code=1)
+    assert "secret.key: does not exist" in text
+    check_models(folder, session, results[0], tmp_path)
+
+    for number in range(1, WINDOW + 1):
+        step = json.loads(invoke("advance", session, results[number - 1], *keys, "--json"))
+        assert (step["number"], step["of"], step["refreshes"]) == (number + 1, WINDOW + 1, number)
+        assert Path(step["model"]).name == ("first.model" if number == 1 else "middle.model")
+        text = invoke("advance", session, results[number - 1], *keys, code=1)
+        assert f"is the result of request {number}, taken already" in text
+        run_evaluator(step, results[number])
+    check_private(session, tmp_path / "keys")
+    answers = json.loads(invoke("advance", session, results[-1], *keys, "--json"))
+
+    patients = load_sequences(folder / "sequences.npz", SIDE)
+    assert [one["case"] for one in answers] == sorted(LENGTHS)
+    for one, decisions in zip(answers, evaluate_clear(make_model(), patients), strict=True):
+        assert one["probability"] == pytest.approx(vote(decisions), abs=1e-3)
+        assert one["found"] == (vote(decisions) >= 0.5)
+    text = invoke("advance", session, results[-1], *keys, code=1)
+    assert "is at its end; the decisions are in" in text
+    assert json.loads((session / "decisions.json").read_text()) == answers
+    assert not list(session.glob("state-*"))
+
+
+def check_models(folder: Path, session: Path, result: Path, tmp_path: Path) -> None:
+    """Other models than the session's, and models that are not those of their list."""
+    other = make_model()
+    (tmp_path / "other").write_bytes(
+        encode_network(ClearModel(other.frames, make_cell(1, 1, seed=2), WINDOW))
+    )
+    invoke("compile", tmp_path / "other", "-o", tmp_path / "models")
+    arguments = ("advance", session, result, "--keys", tmp_path / "keys", "--models")
+    assert "other models than the session began with" in invoke(*arguments, tmp_path / "models", code=1)
+    shutil.copy(folder / "models" / "first.model", tmp_path / "models" / "first.model")
+    assert "first.model: is not the model that" in invoke(*arguments, tmp_path / "models", code=1)
+    assert "sequence.json: does not exist" in invoke(*arguments, tmp_path, code=1)
+
+
+def check_private(session: Path, keys: Path) -> None:
+    private = [*keys.rglob("secret.key"), *session.glob("state-*"), session / "session.json"]
+    assert len(private) == 4
+    for path in private:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_sequences_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.npz"
+    arguments = ("start", folder / "models", data, "-o", tmp_path / "session", "--keys", tmp_path / "keys")
+    write_sequences(data, SIDE + 1)
+    assert "expected squares of a multiple of 4, got 5 x 5" in invoke(*arguments, code=1)
+    write_sequences(data, lengths={"left": 3, "short": 1})
+    assert "case short: needs 2 frames, has 1" in invoke(*arguments, code=1)
+    write_sequences(data, SIDE, {"long": 8193})
+    assert "slots; make two sessions" in invoke(*arguments, code=1)
+    np.savez(data, images=np.zeros((2, SIDE, SIDE, 3), np.uint8), case=["a", "a"], order=[0, 1])
+    assert "takes 1 colour planes, these have 3" in invoke(*arguments, code=1)
+    np.savez(data, images=np.zeros((2, SIDE, SIDE), np.uint8), case=["a", "a"], order=[1, 1])
+    assert "case a has two frames of one place" in invoke(*arguments, code=1)
+    np.savez(data, images=np.zeros((2, SIDE, SIDE), np.uint8), case=["a", "a"])
+    assert "lacks the arrays order" in invoke(*arguments, code=1)
+    assert "is not a network" in invoke("compile", data, "-o", tmp_path / "models", code=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz"]
+
+
+def test_train(tmp_path: Path) -> None:
+    """In a process of its own: it loads torch, which this one has no use for."""
+    draw = np.random.default_rng(7)
+    images = draw.integers(0, 100, (48, 8, 8)).astype(np.uint8)
+    case = np.repeat(np.arange(16), 3)
+    images[case % 2 == 1, 2:6, 2:6] += 150
+    np.savez(tmp_path / "data.npz", images=images, case=case, order=np.tile(np.arange(3), 16), label=case % 2)
+    command = (sys.executable, "-m", "node.cli.main", "diagnose", "sequence", "train", tmp_path / "data.npz")
+    options = ("-o", tmp_path / "network", "--side", "8", "--features", "2", "--epochs", "8", "--json")
+    done = subprocess.run((*command, *options), capture_output=True, text=True, check=True)
+    document = json.loads(done.stdout)
+    assert document["patients"] == [12, 4]
+    provenance = json.loads((tmp_path / "network.json").read_text())
+    assert provenance["auc"] == document["auc"]
+    assert 0.0 <= document["auc"][1] <= document["auc"][0] <= document["auc"][2] <= 1.0
+    invoke("compile", tmp_path / "network", "-o", tmp_path / "models")
+    assert (tmp_path / "models" / "first.model.json").read_text() == (tmp_path / "network.json").read_text()
