@@ -82,7 +82,7 @@ def compile_models(
 
     Each model is registered by `bmif diagnose register --kind sequence-diagnosis`. Weights are clear.
     """
-    from workloads.sequence_client import compile_sequence
+    from workloads.sequence_models import compile_sequence
 
     plan = compile_sequence(network, output)
     if json:

@@ -115,7 +115,7 @@ EXEMPT: dict[str, str] = {
     "workloads.noise:draw_gaussian": "a stream of ours",
     "workloads.sequence_client:_load_session": OWN + "`bmif diagnose sequence`, by pydantic",
     "workloads.sequence_client:_load_state": OWN + "`bmif diagnose sequence`, by numpy without pickle",
-    "workloads.sequence_client:_open_models": "pydantic alone, of a document of bounded length",
+    "workloads.sequence_models:open_models": "pydantic alone, of a document of bounded length",
     "workloads.sequence_model:load_sequences": "the user's own sequences, by numpy without pickle",
 }
 """Place in the sources, and why it needs no target."""

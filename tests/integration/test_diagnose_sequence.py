@@ -97,6 +97,14 @@ def test_from_frames_to_decisions(folder: Path, tmp_path: Path) -> None:
     text = invoke("advance", session, results[0], "--keys", tmp_path / "none", code=1)
     assert "secret.key: does not exist" in text
     check_models(folder, session, results[0], tmp_path)
+    shutil.copytree(tmp_path / "keys", tmp_path / "keys2")
+    (tmp_path / "keys2" / "segments" / "evaluation.keys").write_bytes(b"others")
+    text = invoke("advance", session, results[0], "--keys", tmp_path / "keys2", code=1)
+    assert "holds other keys than the session began with" in text
+    shutil.copytree(session, tmp_path / "copy")
+    text = invoke("advance", tmp_path / "copy", results[0], *keys)
+    assert f"refresh 1 of {WINDOW}" in text
+    assert f"request-2: request 2 of {WINDOW + 1}, for " in text
 
     for number in range(1, WINDOW + 1):
         step = json.loads(invoke("advance", session, results[number - 1], *keys, "--json"))
@@ -106,6 +114,8 @@ def test_from_frames_to_decisions(folder: Path, tmp_path: Path) -> None:
         assert f"is the result of request {number}, taken already" in text
         run_evaluator(step, results[number])
     check_private(session, tmp_path / "keys")
+    shutil.copytree(session, tmp_path / "end")
+    assert "probability of 1" in invoke("advance", tmp_path / "end", results[-1], *keys)
     answers = json.loads(invoke("advance", session, results[-1], *keys, "--json"))
 
     patients = load_sequences(folder / "sequences.npz", SIDE)
