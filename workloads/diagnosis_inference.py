@@ -1,15 +1,12 @@
 """Encrypted diagnosis as a workload of the chain: over both packings, with clear or encrypted weights."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from he.envelope import check_keys, check_model, check_request, open_model
-from he.errors import GateError, GateReason, HeError
 from he.program import Program
-from workloads.base import WorkloadError
 from workloads.inference import InferenceJob, ModelFacts
+from workloads.refusals import build_report, refusing
 
 KIND = "diagnosis"
 
@@ -33,26 +30,26 @@ class DiagnosisInference:
 
     def open_model(self, model: Path) -> Program:
         """The program of a model's bytes, by its head. Raises WorkloadError."""
-        with _refusing("model", model):
+        with refusing("model", model, _REMEDIES):
             return open_model(model, allow_insecure=self.allow_insecure)
 
     def describe_model(self, model: Path) -> ModelFacts:
         """Raises WorkloadError on bytes that are no well-formed model."""
         program = self.open_model(model)
-        with _refusing("model", model):
+        with refusing("model", model, _REMEDIES):
             check_model(program, model)
         return describe_program(program)
 
     def check_keys(self, model: Path, keys: Path) -> None:
         """Raises WorkloadError."""
         program = self.open_model(model)
-        with _refusing("keys", keys):
+        with refusing("keys", keys, _REMEDIES):
             check_keys(program, keys)
 
     def check_request(self, model: Path, request: Path) -> None:
         """Raises WorkloadError."""
         program = self.open_model(model)
-        with _refusing("request", request):
+        with refusing("request", request, _REMEDIES):
             check_request(program, request)
 
     def run(self, job: InferenceJob) -> int:
@@ -60,12 +57,12 @@ class DiagnosisInference:
         from he.diagnosis import Evaluator, load_keys
 
         program = self.open_model(job.model)
-        with _refusing("keys", job.keys):
+        with refusing("keys", job.keys, _REMEDIES):
             context = load_keys(program, job.keys)
-        with _refusing("model", job.model):
+        with refusing("model", job.model, _REMEDIES):
             evaluator = Evaluator(program, job.model, context)
-        with _refusing("request", job.request):
-            report = _ignore if job.progress is None else _build_report(job.progress)
+        with refusing("request", job.request, _REMEDIES):
+            report = build_report(job.progress)
             result = evaluator.compute(job.request, report)
             partial = job.output.with_name(f"{job.output.name}.part")
             partial.write_bytes(result)
@@ -88,29 +85,6 @@ def describe_program(program: Program) -> ModelFacts:
         ),
         seconds=program.seconds,
     )
-
-
-@contextmanager
-def _refusing(what: str, path: Path) -> Iterator[None]:
-    """Turns refusals into WorkloadError naming file and remedy."""
-    try:
-        yield
-    except GateError as error:
-        remedy = f"; {_REMEDIES[what]}" if error.reason in (GateReason.HEADER, GateReason.LENGTH) else ""
-        raise WorkloadError(f"{what} {path.name}: {error}{remedy}") from error
-    except (HeError, OSError) as error:
-        raise WorkloadError(f"{what} {path.name}: {error}") from error
-
-
-def _ignore(done: int, total: int) -> None:
-    """For callers that do not ask how far it is."""
-
-
-def _build_report(path: Path) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        path.write_text(f"{done} {total}", encoding="ascii")
-
-    return report
 
 
 INFERENCE = DiagnosisInference()

@@ -6,18 +6,15 @@ one if it has fewer steps). Each request is a job of its own, paid on its own; b
 requester that decrypts and encrypts again. An evaluator holds public keys only, and needs no other job.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from he.errors import GateError, GateReason, HeError
 from he.gate import check_relin_keys, open_source
 from he.sequence_plan import compute_segment_seconds
 from he.sequence_program import MODEL_MAGIC, SegmentPlan, check_model, check_segment_request
-from workloads.base import WorkloadError
 from workloads.diagnosis_inference import DiagnosisInference
 from workloads.inference import InferenceJob, ModelFacts
+from workloads.refusals import build_report, refusing
 
 KIND = "sequence-diagnosis"
 
@@ -65,7 +62,7 @@ class SequenceInference:
             self._frames.check_keys(model, keys)
             return
         plan = self._open(model)
-        with _refusing("keys", keys):
+        with refusing("keys", keys, _REMEDIES):
             check_relin_keys(plan.program.params, keys)
 
     def check_request(self, model: Path, request: Path) -> None:
@@ -74,7 +71,7 @@ class SequenceInference:
             self._frames.check_request(model, request)
             return
         plan = self._open(model)
-        with _refusing("request", request):
+        with refusing("request", request, _REMEDIES):
             check_segment_request(plan, model, request)
 
     def run(self, job: InferenceJob) -> int:
@@ -86,10 +83,10 @@ class SequenceInference:
         from he.sequences import compute_segment
 
         params = self._open(job.model).program.params
-        with _refusing("keys", job.keys):
+        with refusing("keys", job.keys, _REMEDIES):
             context = PublicContext(params, relin_keys=RelinKeys.decode(params, job.keys))
-        with _refusing("request", job.request):
-            report = _ignore if job.progress is None else _build_report(job.progress)
+        with refusing("request", job.request, _REMEDIES):
+            report = build_report(job.progress)
             result = compute_segment(context, job.model, job.request, report)
             partial = job.output.with_name(f"{job.output.name}.part")
             partial.write_bytes(result)
@@ -101,37 +98,14 @@ class SequenceInference:
         return DiagnosisInference(self.allow_insecure)
 
     def _open(self, model: Path) -> SegmentPlan:
-        with _refusing("model", model):
+        with refusing("model", model, _REMEDIES):
             return check_model(model, allow_insecure=self.allow_insecure)
 
 
 def _is_segment(model: Path) -> bool:
     """By the first bytes; what they promise is checked by whoever opens the model."""
-    with _refusing("model", model):
+    with refusing("model", model, _REMEDIES):
         return bytes(open_source(model)[: len(MODEL_MAGIC)]) == MODEL_MAGIC
-
-
-@contextmanager
-def _refusing(what: str, path: Path) -> Iterator[None]:
-    """Turns refusals into WorkloadError naming file and remedy."""
-    try:
-        yield
-    except GateError as error:
-        remedy = f"; {_REMEDIES[what]}" if error.reason in (GateReason.HEADER, GateReason.LENGTH) else ""
-        raise WorkloadError(f"{what} {path.name}: {error}{remedy}") from error
-    except (HeError, OSError) as error:
-        raise WorkloadError(f"{what} {path.name}: {error}") from error
-
-
-def _ignore(done: int, total: int) -> None:
-    """For callers that do not ask how far it is."""
-
-
-def _build_report(path: Path) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        path.write_text(f"{done} {total}", encoding="ascii")
-
-    return report
 
 
 INFERENCE = SequenceInference()
