@@ -31,6 +31,7 @@ from he.errors import (
     ScaleError,
 )
 from he.galois import check_rotations, cut_galois_keys, join_galois_keys
+from he.headers import build_templates, check_length
 from he.library import (
     CIPHERTEXT_HEADER,
     KEYS_HEADER,
@@ -43,6 +44,7 @@ from he.library import (
 from he.params import CkksParams
 from he.plan import Form
 from he.residues import compute_weighted_sums
+from he.scales import ScaleProducts
 from he.tensor import CiphertextTensor, Constant, NativeCiphertext, NativePlaintext, PlainVector
 from he.vectors import Integers, compute_slots
 
@@ -59,18 +61,6 @@ class KeyBodies:
     relin: bytes
     galois: bytes = b""
     """One part a rotation, in the order of steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Templates:
-    """Headers that this process's library wrote for these parameters."""
-
-    ciphertext: tuple[bytes, ...]
-    """By level - 1, for two components at scale 1."""
-    plaintext: tuple[bytes, ...]
-    public_key: bytes
-    secret_key: bytes
-    relin_keys: bytes
 
 
 def _build_library(params: CkksParams) -> Library:
@@ -93,77 +83,6 @@ def _build_library(params: CkksParams) -> Library:
     return library
 
 
-def _build_templates(params: CkksParams) -> _Templates:
-    """Harvests headers from throw-away keys of a scratch object, and checks the library's build."""
-    scratch = _build_library(params)
-    scratch.keyGen()
-    scratch.relinKeyGen()
-    plain = scratch.encodeFrac(np.ones(1), scale=1.0)
-    probe = scratch.encryptFrac(np.ones(1), scale=1.0)
-    try:
-        zero = scratch.sub(probe, probe, True)
-    except (RuntimeError, ValueError) as error:
-        raise BuildError(
-            "the library was built to throw on transparent ciphertexts; see the README"
-        ) from error
-    del zero
-    ciphertext: list[bytes] = []
-    plaintext: list[bytes] = []
-    for level in range(params.levels, 0, -1):
-        data = probe.to_bytes("none")
-        _check_length(data, CIPHERTEXT_HEADER + 2 * level * params.ring * WORD)
-        ciphertext.append(data[:CIPHERTEXT_HEADER])
-        text = cast(PyPtxt, plain).to_bytes("none")
-        _check_length(text, PLAINTEXT_HEADER + level * params.ring * WORD)
-        plaintext.append(bytes(text[:PLAINTEXT_HEADER]))
-        if level > 1:
-            scratch.mod_switch_to_next_ctxt(probe)
-            plain = scratch.mod_switch_to_next_ptxt(plain, True)
-    key = 2 * len(params.primes) * params.ring * WORD
-    public = scratch.to_bytes_public_key("none")
-    _check_length(public, CIPHERTEXT_HEADER + key)
-    secret = scratch.to_bytes_secret_key("none")
-    _check_length(secret, SECRET_HEADER + key // 2)
-    relin = scratch.to_bytes_relin_key("none")
-    part = CIPHERTEXT_HEADER + key
-    _check_length(relin, RELIN_HEADER + params.levels * part)
-    for index in range(params.levels):
-        start = RELIN_HEADER + index * part
-        if relin[start : start + CIPHERTEXT_HEADER] != public[:CIPHERTEXT_HEADER]:
-            raise BuildError("unexpected layout of relinearisation keys")
-    return _Templates(
-        ciphertext=tuple(reversed(ciphertext)),
-        plaintext=tuple(reversed(plaintext)),
-        public_key=public[:CIPHERTEXT_HEADER],
-        secret_key=secret[:SECRET_HEADER],
-        relin_keys=relin[:RELIN_HEADER],
-    )
-
-
-def _check_length(data: bytes, expected: int) -> None:
-    if len(data) != expected:
-        raise BuildError(f"the library serialised {len(data)} bytes where {expected} were expected")
-
-
-class _ScaleProducts:
-    """Products of exact scales, computed once for each pair of objects that a circuit uses."""
-
-    _CAPACITY = 1024
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, int], tuple[Fraction, Fraction, Fraction]] = {}
-
-    def get(self, a: Fraction, b: Fraction) -> Fraction:
-        # The entry keeps both factors alive, so that their ids stay theirs.
-        entry = self._known.get((id(a), id(b)))
-        if entry is None:
-            if len(self._known) >= self._CAPACITY:
-                self._known.clear()
-            entry = (a, b, a * b)
-            self._known[id(a), id(b)] = entry
-        return entry[2]
-
-
 class Engine:
     """Arithmetic on ciphertexts of one preset, with whatever keys it was given.
 
@@ -173,14 +92,14 @@ class Engine:
 
     def __init__(self, params: CkksParams) -> None:
         self.params = params
-        self._templates = _build_templates(params)
+        self._templates = build_templates(_build_library(params), params)
         self._library = _build_library(params)
         self._has_public = False
         self._has_secret = False
         self._has_relin = False
         self._rotations: frozenset[int] = frozenset()
         self._headers: dict[tuple[int, int, Fraction], bytes] = {}
-        self._products = _ScaleProducts()
+        self._products = ScaleProducts()
         self._inverse_primes = tuple(Fraction(1, prime) for prime in params.primes)
         self._moduli = tuple(params.compute_modulus(level) for level in range(1, params.levels + 1))
 
@@ -340,7 +259,7 @@ class Engine:
         Raises: BuildError if the library's idea of the ciphertext is not the tracked one.
         """
         data = tensor.native.to_bytes("none")
-        _check_length(data, CIPHERTEXT_HEADER + tensor.components * tensor.level * self.params.ring * WORD)
+        check_length(data, CIPHERTEXT_HEADER + tensor.components * tensor.level * self.params.ring * WORD)
         if data[:CIPHERTEXT_HEADER] != self._get_header(tensor.level, tensor.components, tensor.scale):
             raise BuildError(f"the library disagrees about {tensor!r}")
         return memoryview(data)[CIPHERTEXT_HEADER:]

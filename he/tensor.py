@@ -50,6 +50,7 @@ class NativePlaintext(Protocol):
     """The library's plaintext; only the backend calls it."""
 
     def set_scale(self, scale: float, /) -> None: ...
+    def to_bytes(self, compression: str, /) -> bytes: ...
 
 
 class Constant:
