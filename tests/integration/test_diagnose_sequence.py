@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from he.network import INPUT, Convolution, Dense, GlobalAveragePool, Network, Polynomial
 from node.cli.main import app
-from tests.he.test_sequences import make_cell
+from tests.integration.sequence_case import LENGTHS, SIDE, WINDOW, make_model, write_sequences
 from workloads.inference import InferenceJob, get_inference
-from workloads.sequence import ClearModel, evaluate_clear, vote
+from workloads.sequence import evaluate_clear, vote
 from workloads.sequence_model import encode_network, load_sequences
 
-SIDE, WINDOW = 4, 2
-LENGTHS = {"left": 3, "right": 2}
 RUNNER = CliRunner()
 
 
@@ -28,34 +25,6 @@ def invoke(*arguments: object, code: int = 0) -> str:
     text = " ".join((done.output + (done.stderr if done.stderr_bytes else "")).split())
     assert done.exit_code == code, text
     return text
-
-
-def make_model() -> ClearModel:
-    draw = np.random.default_rng(3)
-    frames = Network(
-        (1, SIDE, SIDE),
-        (
-            Convolution("first", INPUT, draw.normal(0, 0.3, (1, 1, 3, 3)), np.zeros(1), 2, 1),
-            Polynomial("square", "first", (0.375, 0.5, 0.117), (-4.0, 4.0), 0.38),
-            GlobalAveragePool("pool", "square"),
-            Dense("features", "pool", draw.normal(0, 1, (1, 1)), np.zeros(1)),
-        ),
-    )
-    return ClearModel(frames, make_cell(1, 1), WINDOW)
-
-
-def write_sequences(path: Path, side: int = 2 * SIDE, lengths: dict[str, int] = LENGTHS) -> None:
-    """Rows in no order: they say where they belong."""
-    rows = [(case, place) for case, count in lengths.items() for place in range(count)]
-    draw = np.random.default_rng(5)
-    images = draw.integers(0, 256, (len(rows), side, side)).astype(np.uint8)
-    chosen = draw.permutation(len(rows))
-    np.savez(
-        path,
-        images=images[chosen],
-        case=np.array([case for case, _ in rows])[chosen],
-        order=np.array([place for _, place in rows])[chosen],
-    )
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +100,7 @@ def test_from_frames_to_decisions(folder: Path, tmp_path: Path) -> None:
 
 def check_models(folder: Path, session: Path, result: Path, tmp_path: Path) -> None:
     """Other models than the session's, and models that are not those of their list."""
-    other = make_model()
-    (tmp_path / "other").write_bytes(
-        encode_network(ClearModel(other.frames, make_cell(1, 1, seed=2), WINDOW))
-    )
+    (tmp_path / "other").write_bytes(encode_network(make_model(seed=2)))
     invoke("compile", tmp_path / "other", "-o", tmp_path / "models")
     arguments = ("advance", session, result, "--keys", tmp_path / "keys", "--models")
     assert "other models than the session began with" in invoke(*arguments, tmp_path / "models", code=1)

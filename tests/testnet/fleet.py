@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from node import processes
 from node.api.client import SyncClient
+from node.api.jobs import InferenceJob
 from node.api.schemas import (
     BlockModel,
     OpeningModel,
@@ -52,6 +53,8 @@ PROFILE = {
 }
 """Short turns, so that the tests wait little; leases short enough to see one pass on."""
 NODE = {"workers": 1, "stop_timeout_s": 10}
+EVALUATING = {"evaluator": {"enabled": True}}
+"""Settings of nodes that evaluate what is asked of the chain, so far as they may."""
 
 
 def find_free_ports(count: int) -> int:
@@ -244,6 +247,11 @@ class Fleet:
     def get_status(self, name: str) -> StatusModel:
         client = self.api(name)
         return client.call(client.api.get_status())
+
+    def get_job(self, job: str, name: str = "node1") -> InferenceJob:
+        """A job of encrypted inference as the named node sees it."""
+        client = self.api(name)
+        return client.call(client.api.get_job(job))
 
     def get_task(self, name: str, task: str) -> TaskModel:
         client = self.api(name)

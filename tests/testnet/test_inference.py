@@ -24,15 +24,14 @@ from he.diagnosis import (
 from he.network import INPUT, Convolution, Dense, Network, Polynomial, evaluate
 from he.program import Program
 from node import processes
-from node.api.jobs import EvaluatorModel, InferenceJob
-from tests.testnet.fleet import DEADLINE_S, Fleet, poll, run_fleet
+from node.api.jobs import EvaluatorModel
+from tests.testnet.fleet import DEADLINE_S, EVALUATING, Fleet, poll, run_fleet
 from workloads.diagnosis_inference import DiagnosisInference
 from workloads.inference import InferenceJob as Evaluation
 
 HONEST, LIAR = ("node1", "node2", "node3"), "node4"
 """node1 is the custody's, which may not evaluate: it asks. node2 owns the model, and evaluates too."""
 FEE, PRICE = 1_001, 100
-SETTINGS = {"evaluator": {"enabled": True}}
 
 pytestmark = pytest.mark.slow
 
@@ -97,11 +96,6 @@ def start_liar(fleet: Fleet) -> None:
     poll(is_up, "the liar is up")
 
 
-def get_job(fleet: Fleet, job: str, name: str = "node1") -> InferenceJob:
-    client = fleet.api(name)
-    return client.call(client.api.get_job(job))
-
-
 def get_counts(fleet: Fleet) -> dict[str, EvaluatorModel]:
     client = fleet.api("node3")
     return {item.organisation: item for item in client.call(client.api.get_evaluators()).items}
@@ -126,7 +120,7 @@ class Scene:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     directory = tmp_path_factory.mktemp("inference")
     case = build_case(directory)
-    with run_fleet(directory / "fleet", 4, 3, HONEST, SETTINGS) as fleet:
+    with run_fleet(directory / "fleet", 4, 3, HONEST, EVALUATING) as fleet:
         start_liar(fleet)
         model = fleet.bmif_json(
             "model", "diagnose", "register", str(case.model), "--keys", str(case.keys), "--price", str(PRICE),
@@ -149,9 +143,9 @@ def test_a_wrong_result_is_caught_and_the_right_one_paid(scene: Scene, tmp_path:
     unit = 2.0 ** -get_rounding_bits(case.program)
     assert np.abs(decrypted - evaluate(case.program.network, case.image)).max() <= 0.6 * unit
 
-    poll(lambda: get_job(fleet, job).status == "settled", "the job is settled")
+    poll(lambda: fleet.get_job(job).status == "settled", "the job is settled")
     fleet.wait_agreement((*HONEST, LIAR))
-    receipt = get_job(fleet, job, LIAR).receipt
+    receipt = fleet.get_job(job, LIAR).receipt
     assert receipt is not None
     assert set(receipt.evaluators) == {fleet.get_address(name) for name in ("node2", "node3")}
     assert receipt.caught == (fleet.get_address(LIAR),)
@@ -173,10 +167,10 @@ def test_an_evaluator_that_was_killed_shows_what_it_had_committed_to(scene: Scen
     fleet = scene.fleet
     job = scene.submit()
     address = fleet.get_address("node3")
-    poll(lambda: any(e.evaluator == address for e in get_job(fleet, job).evaluations), "node3 has committed")
+    poll(lambda: any(e.evaluator == address for e in fleet.get_job(job).evaluations), "node3 has committed")
     fleet.kill("node3")
     fleet.up("node3")
-    poll(lambda: get_job(fleet, job).status == "settled", "the job is settled")
-    receipt = get_job(fleet, job).receipt
+    poll(lambda: fleet.get_job(job).status == "settled", "the job is settled")
+    receipt = fleet.get_job(job).receipt
     assert receipt is not None
     assert set(receipt.evaluators) == {fleet.get_address("node2"), address}
