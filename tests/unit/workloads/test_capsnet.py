@@ -95,7 +95,8 @@ def test_parameters_are_counted_and_gradients_reach_all(shared: bool, segmentati
         assert logits is None
     loss.backward()  # type: ignore[no-untyped-call]
     for name, parameter in network.named_parameters():
-        assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().sum()) > 0, name
 
 
 def test_default_has_about_a_hundred_thousand_weights() -> None:
