@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.sequence_selection import describe_selection
 from benchmarks.sequences import CONFIG, FOLDS, PHASES, VARIANTS, load_model
 from benchmarks.timing import get_machine
 from he.compiler import compile_network
@@ -65,6 +66,7 @@ def build_page(patients: list[Patient], folder: Path) -> str:
         *describe_data(patients),
         *describe_networks(ranges),
         *compare(labels, scores, repeats),
+        *describe_selection(labels, folder, FOLDS),
         *compare_control(folder),
         *compare_encrypted(patients, folder, labels),
         *describe_costs(patients, folder),

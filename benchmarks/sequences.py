@@ -7,7 +7,8 @@ library do not share one, and leaves its results in RESULTS, where what is finis
 1. `clear` trains all networks, patients cross-validated, and keeps each fold's network and decisions;
 2. `control` does the same on generated sequences in which change alone tells;
 3. `encrypted` runs each fold's network on its test patients' ciphertexts;
-4. `weights` runs one step with weights that are ciphertexts too.
+4. `weights` runs one step with weights that are ciphertexts too;
+5. `selection` asks whether other inputs and augmentation do better, chosen without the test patients.
 
 Then the tables are made (`benchmarks.sequence_page`); `--write` renews docs/SEQUENCES.md.
 """
@@ -59,10 +60,10 @@ PHASES = tuple(
 )
 
 
-def load_patients(folder: Path) -> list[Patient]:
-    """Of the cervigram archive, sorted by name."""
+def load_patients(folder: Path, side: int = CONFIG.side) -> list[Patient]:
+    """Of the cervigram archive, sorted by name, with frames of `side` pixels a side."""
     with np.load(folder / "diagnosis" / "cervigram_sequences_64.npz", allow_pickle=False) as archive:
-        frames = prepare_frames(archive["images"], CONFIG.side)
+        frames = prepare_frames(archive["images"], side)
         cases, labels = archive["case"], archive["label"]
     return [
         Patient(str(name), int(labels[cases == name][0]), frames[cases == name])
@@ -298,7 +299,20 @@ def run_weights(data: Path, folder: Path) -> None:
     )
 
 
-STAGES = {"clear": run_clear, "control": run_control, "encrypted": run_encrypted, "weights": run_weights}
+def run_selection(data: Path, folder: Path) -> None:
+    """Other inputs and augmentation, by nested cross-validation; results go to selection-K.npz."""
+    from benchmarks.sequence_selection import SIDES, run_folds
+
+    run_folds({side: load_patients(data, side) for side in SIDES}, folder, FOLDS)
+
+
+STAGES = {
+    "clear": run_clear,
+    "control": run_control,
+    "encrypted": run_encrypted,
+    "weights": run_weights,
+    "selection": run_selection,
+}
 """Each a process of its own."""
 
 

@@ -51,6 +51,8 @@ class TrainingSettings:
     range_penalty: float = 1.0
     shift: int = 1
     """Most pixels by which training frames are moved."""
+    colour: float = 0.0
+    """Standard deviation of the factor, drawn anew for each plane of a training window, about 1."""
     seed: int = 0
 
 
@@ -82,7 +84,7 @@ def train(
     network.train()
     for _ in range(settings.epochs):
         for chosen in _draw_batches(generator, len(windows), settings.batch):
-            batch = _augment(generator, windows[chosen], settings.shift)
+            batch = _augment(generator, windows[chosen], settings)
             penalty = Penalty()
             decisions = network(torch.from_numpy(batch).float(), penalty)
             target = torch.from_numpy(labels[chosen]).float()[:, None].expand_as(decisions)
@@ -109,13 +111,16 @@ def _draw_batches(generator: np.random.Generator, count: int, size: int) -> Iter
             yield order[start : start + size]
 
 
-def _augment(generator: np.random.Generator, windows: Floats, shift: int) -> Floats:
-    """Each window mirrored, moved and brightened as a whole."""
+def _augment(generator: np.random.Generator, windows: Floats, settings: TrainingSettings) -> Floats:
+    """Each window mirrored, moved, brightened and, if the settings say so, tinted as a whole."""
     result = np.empty_like(windows)
+    shift = settings.shift
     for index, window in enumerate(windows):
         if generator.random() < 0.5:
             window = window[..., ::-1]
         moved = np.roll(window, tuple(generator.integers(-shift, shift + 1, size=2)), axis=(-2, -1))
+        if settings.colour:
+            moved = moved * generator.normal(1.0, settings.colour, (moved.shape[1], 1, 1))
         result[index] = np.clip(moved + generator.normal(0.0, 0.05), -1.0, 1.0)
     return result
 

@@ -152,3 +152,13 @@ def test_ablations_train(config: SequenceConfig) -> None:
     if not config.temporal:
         with pytest.raises(WorkloadError, match="temporal"):
             export(network, patients)
+
+
+def test_stronger_augmentation_is_another_training_and_repeats() -> None:
+    patients = make_patients(6)
+    decisions = [
+        predict(train(SMALL, TrainingSettings(epochs=1, colour=colour), patients)[0], patients[0])[0]
+        for colour in (0.0, 0.2, 0.2)
+    ]
+    assert np.array_equal(decisions[1], decisions[2])
+    assert not np.array_equal(decisions[0], decisions[1])
