@@ -242,6 +242,37 @@ class Engine:
             raise MissingKeyError("decryption needs the secret key")
         return np.array(self._library.decryptComplex(tensor.native), dtype=np.complex128)
 
+    def encrypt_residues(self, message: Residues) -> Residues:
+        """(2, levels, N) of a fresh ciphertext of exactly this polynomial (levels, N), in the transform's
+        domain and below its primes; not reproducible.
+
+        Raises: MissingKeyError.
+        """
+        if not self._has_public:
+            raise MissingKeyError("encryption needs a public key")
+        shape = (self.params.levels, self.params.ring)
+        if message.shape != shape:
+            raise ParameterError(f"expected a polynomial of shape {shape}, got {message.shape}")
+        content = self._templates.plaintext[self.params.levels - 1] + message.astype("<u8").tobytes()
+        native = self._library.encryptPtxt(
+            cast(NativePlaintext, PyPtxt(pyfhel=self._library, bytestring=content))
+        )
+        body = self.save(CiphertextTensor(native, self.params.levels, Fraction(1), 2))
+        return np.frombuffer(body, dtype="<u8").reshape(2, *shape).astype(np.uint64)
+
+    def decrypt_residues(self, body: Residues) -> Residues:
+        """(levels, N): the polynomial, with its noise, of a gated body (2, levels, N); as exact as it is.
+
+        Raises: MissingKeyError without a secret key, where the library would crash.
+        """
+        if not self._has_secret:
+            raise MissingKeyError("decryption needs the secret key")
+        tensor = self.load(body, Form(self.params.levels, Fraction(1)))
+        data = self._library.decryptPtxt(tensor.native).to_bytes("none")
+        shape = (self.params.levels, self.params.ring)
+        check_length(data, PLAINTEXT_HEADER + self.params.levels * self.params.ring * WORD)
+        return np.frombuffer(data, dtype="<u8", offset=PLAINTEXT_HEADER).reshape(shape).astype(np.uint64)
+
     def load(self, body: Buffer | Residues, form: Form, *, components: int = 2) -> CiphertextTensor:
         """A ciphertext from a gated body; its header is made here."""
         self._check_level(form.level)

@@ -166,6 +166,10 @@ class PrivateContext:
         engine = self._get_engine()
         return engine.decrypt_complex(engine.load(body, form))
 
+    def decrypt_residues(self, body: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Decrypts a gated body to its polynomial, noise included: round before it leaves the key holder."""
+        return self._get_engine().decrypt_residues(body)
+
     def __repr__(self) -> str:
         return f"PrivateContext({self.params.name})"
 
