@@ -114,6 +114,13 @@ def encode_keys(private: PrivateContext) -> bytes:
     return public.relin_keys.encode() + galois
 
 
+def encode_public_key(private: PrivateContext) -> bytes:
+    """What the owner of a model needs, to encrypt its weights."""
+    if private.public.public_key is None:
+        raise MissingKeyError("no public key was made")
+    return private.public.public_key.encode()
+
+
 def encrypt_images(
     context: PublicContext | PrivateContext, program: Program, images: Floats, report: Report = _ignore
 ) -> bytes:

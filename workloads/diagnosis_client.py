@@ -1,29 +1,36 @@
 """The key holder's side of encrypted diagnosis: models compiled, keys made, images encrypted, results read.
 
-Keys lie in a folder: `secret.key`, which only its owner may read, and `evaluation.keys`, which evaluators
-get. With encrypted weights the model is under the same keys as the images. Imports the encryption library
-by its calls, never torch.
+With encrypted weights the model is under the same keys as the images (`workloads.diagnosis_keys`). Imports
+the encryption library by its calls, never torch.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from he.compiler import compile_network
-from he.errors import GateError, HeError
-from he.params import CkksParams
+from he.errors import HeError
 from he.program import PACKINGS, WEIGHT_KINDS, Packing, Program, WeightKind
 from workloads.base import WorkloadError
 from workloads.diagnosis_images import ReadOptions, load_images
 from workloads.diagnosis_inference import INFERENCE, DiagnosisInference
+from workloads.diagnosis_keys import (
+    EVALUATION_FILE,
+    WantedKeys,
+    WantedPair,
+    find_folder,
+    get_rotations,
+    open_keys,
+    open_public_keys,
+    write_file,
+)
 from workloads.diagnosis_model import (
     Provenance,
     compute_probability,
@@ -32,11 +39,6 @@ from workloads.diagnosis_model import (
     load_provenance,
 )
 
-if TYPE_CHECKING:
-    from he.context import PrivateContext
-
-SECRET_FILE = "secret.key"
-EVALUATION_FILE = "evaluation.keys"
 NOTE_SUFFIX = ".json"
 MAX_LOGIT = 64.0
 """No trained network is surer than this; what decrypts to more was under other keys."""
@@ -96,28 +98,31 @@ class Diagnosis:
 _NOTE = TypeAdapter(RequestNote)
 
 
-# --- models and keys --------------------------------------------------------------------------
+def _ignore(done: int, total: int) -> None:
+    """For callers that do not ask how far it is."""
 
 
-def compile_model(network: Path, output: Path, keys: Path | None, options: CompileOptions) -> Program:
+# --- models -----------------------------------------------------------------------------------
+
+
+def compile_model(
+    network: Path,
+    output: Path,
+    keys: Path | None,
+    options: CompileOptions,
+    report: Report = _ignore,
+) -> Program:
     """Writes the model that evaluators get, and its provenance beside it where the network has one.
 
-    With encrypted weights they are encrypted under the keys in `keys`, which are made if there are none.
-    Raises WorkloadError if no ring holds the network, with the reasons.
+    Encrypted weights are so under the public key in `keys`, where a secret key need not be; a pair is made
+    if there is none. Raises WorkloadError if no ring holds the network, with the reasons.
     """
     if (keys is None) == (options.weights == "encrypted"):
-        raise WorkloadError("keys: encrypted weights need a folder of keys, and clear ones take none")
-    source = load_network(network)
-    try:
-        program = compile_network(
-            source,
-            packing=options.packing,
-            weights=options.weights,
-            fold=options.fold,
-            absorb=options.absorb,
+        raise WorkloadError(
+            "keys: encrypted weights need a folder of keys (or --wants, to have them made by their holder),"
+            " and clear ones take none"
         )
-    except HeError as error:
-        raise WorkloadError(f"{network}: can not be compiled: {error}") from error
+    program = _compile(network, options)
     from he.diagnosis import encode_model, encrypt_model
 
     digest = ""
@@ -125,9 +130,10 @@ def compile_model(network: Path, output: Path, keys: Path | None, options: Compi
         if keys is None:
             data = encode_model(program)
         else:
-            private = open_keys(program, keys)
-            data = encrypt_model(private.public, program)
-            digest = _compute_digest(keys / EVALUATION_FILE)
+            folder = find_folder(keys)
+            public = open_public_keys(program.params, get_rotations(program), folder)
+            data = encrypt_model(public, program, report)
+            digest = _compute_digest(folder / EVALUATION_FILE)
     write_file(output, data)
     known = get_provenance_path(network)
     if known.is_file():
@@ -136,46 +142,31 @@ def compile_model(network: Path, output: Path, keys: Path | None, options: Compi
     return program
 
 
-def open_keys(program: Program, folder: Path, *, make: bool = True) -> "PrivateContext":
-    """As `open_key_folder`, for a program."""
-    return open_key_folder(program.params, _get_rotations(program), folder, make=make)
+def write_wanted(network: Path, wanted: Path, options: CompileOptions) -> Program:
+    """Writes which keys the model would take, for the one who is to hold them, and no model.
 
-
-def open_key_folder(
-    params: CkksParams, rotations: tuple[int, ...], folder: Path, *, make: bool = True
-) -> "PrivateContext":
-    """The keys in the folder; new ones if it has none and `make`.
-
-    Raises WorkloadError if they are for other parameters, or there are none.
+    Raises WorkloadError as `compile_model` does, and if weights are to be clear.
     """
-    from he.context import PrivateContext
-    from he.diagnosis import encode_keys
-
-    secret = folder / SECRET_FILE
-    if secret.is_file():
-        try:
-            return PrivateContext.load(params, secret, rotations)
-        except GateError as error:
-            raise WorkloadError(
-                f"{secret}: is no key for this model ({params.name}); name the folder of the keys"
-                " that were made for it, or a new one"
-            ) from error
-    if not make:
-        raise WorkloadError(f"{secret}: does not exist; name the folder of the keys that fit")
-    folder.mkdir(parents=True, exist_ok=True)
-    private = PrivateContext.generate(params, rotations)
-    write_file(folder / EVALUATION_FILE, encode_keys(private))
-    # Last, so that a folder with a secret key is complete.
-    write_file(secret, private.save(), private=True)
-    return private
+    if options.weights != "encrypted":
+        raise WorkloadError("wants: clear weights take any keys that a requester makes")
+    program = _compile(network, options)
+    pair = WantedPair("", program.params.name, get_rotations(program))
+    write_file(wanted, WantedKeys("bmif-wanted-keys-1", (pair,)).encode())
+    return program
 
 
-def _get_rotations(program: Program) -> tuple[int, ...]:
-    if program.options.packing == "batch":
-        return ()
-    from he.envelope import get_single_plan
-
-    return get_single_plan(program).rotations
+def _compile(network: Path, options: CompileOptions) -> Program:
+    source = load_network(network)
+    try:
+        return compile_network(
+            source,
+            packing=options.packing,
+            weights=options.weights,
+            fold=options.fold,
+            absorb=options.absorb,
+        )
+    except HeError as error:
+        raise WorkloadError(f"{network}: can not be compiled: {error}") from error
 
 
 # --- requests and results ---------------------------------------------------------------------
@@ -302,15 +293,3 @@ def _compute_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise WorkloadError(f"{path}: does not exist") from error
-
-
-def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Whole or not at all; what is private is its owner's alone from the first byte."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o644)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

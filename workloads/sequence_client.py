@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from workloads.base import WorkloadError
-from workloads.diagnosis_client import EVALUATION_FILE, MAX_LOGIT, open_key_folder, write_file
+from workloads.diagnosis_client import MAX_LOGIT
+from workloads.diagnosis_keys import EVALUATION_FILE, open_key_folder, write_file
 from workloads.sequence import arrange_features, split_windows, vote
 from workloads.sequence_inference import INFERENCE, SequenceInference
 from workloads.sequence_model import load_sequences

@@ -16,8 +16,8 @@ from he.program import Program
 from he.sequence_plan import SequencePlan, build_default_params, plan_sequence
 from he.sequence_program import SegmentPlan, check_model, encode_clear_model
 from workloads.base import WorkloadError
-from workloads.diagnosis_client import write_file
 from workloads.diagnosis_inference import DiagnosisInference
+from workloads.diagnosis_keys import write_file
 from workloads.diagnosis_model import get_provenance_path
 from workloads.sequence import MIN_FRAMES
 from workloads.sequence_inference import SequenceInference

@@ -1,6 +1,7 @@
-"""`bmif diagnose train|compile|encrypt|decrypt`: what comes before and after a job, on one's own machine."""
+"""`bmif diagnose train|compile|keys|encrypt|decrypt`: what surrounds a job, on one's own machine."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,7 @@ import typer
 from pydantic import JsonValue
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from node.cli.common import JsonOption, err, out, print_facts, print_json, print_table
+from node.cli.common import CliError, JsonOption, err, out, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from workloads.diagnosis_images import ReadOptions
@@ -23,6 +24,22 @@ WindowOption = Annotated[
 ]
 KeysOption = Annotated[
     Path, typer.Option("--keys", "-k", help="Folder of the keys; its secret.key never leaves this machine")
+]
+OwnerKeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        "-k",
+        help="With encrypted weights: folder of the keys; of another holder's, public.key and evaluation.keys"
+        " are enough",
+    ),
+]
+WantsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--wants",
+        help="With encrypted weights, instead of --keys: only write here which keys their holder is to make",
+    ),
 ]
 ModelArgument = Annotated[Path, typer.Argument(help="Model as `bmif diagnose compile` wrote it")]
 
@@ -63,7 +80,7 @@ def train(
     found = load_data(data, read, seed)
     config = DiagnosisConfig(found.train.shape, CHANNELS[blocks], residual=residual)
     settings = TrainingSettings(epochs=epochs, range_penalty=range_penalty, seed=seed)
-    with _build_progress() as bar:
+    with build_progress() as bar:
         line = bar.add_task("training", total=epochs)
 
         def report(epoch: int, loss: float) -> None:
@@ -89,31 +106,60 @@ def train(
 
 def compile_network(
     network: Annotated[Path, typer.Argument(help="Network as `bmif diagnose train` wrote it")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the model that evaluators get")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for the model that evaluators get")
+    ] = None,
     packing: Annotated[
         str, typer.Option(help="single: one image, little to send; batch: thousands at once")
     ] = "single",
     weights: Annotated[str, typer.Option(help="clear, or encrypted under --keys")] = "clear",
-    keys: Annotated[
-        Path | None, typer.Option("--keys", "-k", help="With encrypted weights: folder of the keys")
-    ] = None,
+    keys: OwnerKeysOption = None,
+    wants: WantsOption = None,
     fold: Annotated[bool, typer.Option(help="Batch norms go into convolutions")] = True,
     absorb: Annotated[bool, typer.Option(help="Coefficients and pools go into neighbours")] = True,
     json: JsonOption = False,
 ) -> None:
     """Compile a network for evaluation on ciphertexts, and print the plan: levels, ring, sizes, seconds.
 
-    With encrypted weights model and images are under one key pair: whoever holds it can read both.
+    With encrypted weights model and images are under one key pair: whoever holds it can read both. Its
+    public key is enough to compile: --wants says which keys to make, and their holder makes them by `keys`.
     """
-    from workloads.diagnosis_client import CompileOptions, compile_model
+    from workloads.diagnosis_client import CompileOptions, compile_model, write_wanted
 
     options = CompileOptions.parse(packing, weights, fold, absorb)
-    program = compile_model(network, output, keys, options)
+    written = check_outputs(output, keys, wants)
+    if wants is not None:
+        program = write_wanted(network, written, options)
+    else:
+        with build_progress() as bar:
+            program = compile_model(network, written, keys, options, build_report(bar, "encrypting weights"))
     if json:
-        print_json({"output": str(output), "plan": list[JsonValue](program.describe())})
+        print_json({"output": str(written), "plan": list[JsonValue](program.describe())})
         return
     for line in program.describe():
         out.print(line, markup=False, soft_wrap=True)
+
+
+def make_keys(
+    wanted: Annotated[Path, typer.Argument(help="What `compile --wants` wrote, the model's owner's")],
+    keys: Annotated[
+        Path,
+        typer.Option("--keys", "-k", help="Folder for the keys; its secret.key never leaves this machine"),
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Make keys for another's model: its owner gets public.key and evaluation.keys, and never secret.key.
+
+    Whoever holds secret.key can read the model's weights and every image sent under it.
+    """
+    from workloads.diagnosis_keys import EVALUATION_FILE, PUBLIC_FILE, make_wanted
+
+    files = [folder / name for folder in make_wanted(wanted, keys) for name in (PUBLIC_FILE, EVALUATION_FILE)]
+    if json:
+        print_json({"keys": str(keys), "for_the_owner": list[JsonValue](map(str, files))})
+        return
+    names = ", ".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)
+    out.print(f"keys are in {keys}; give the model's owner {names}", soft_wrap=True)
 
 
 def encrypt(
@@ -129,14 +175,11 @@ def encrypt(
 
     The request and the folder's evaluation.keys go to evaluators, who can decrypt neither image nor result.
     """
-    from workloads.diagnosis_client import EVALUATION_FILE, encrypt_files
+    from workloads.diagnosis_client import encrypt_files
+    from workloads.diagnosis_keys import EVALUATION_FILE
 
-    with _build_progress() as bar:
-        line = bar.add_task("encrypting", total=None)
-
-        def report(done: int, total: int) -> None:
-            bar.update(line, completed=done, total=total)
-
+    with build_progress() as bar:
+        report = build_report(bar, "encrypting")
         note = encrypt_files(model, images, keys, output, _build_options(window, resize), report)
     evaluation = keys / EVALUATION_FILE
     sizes = output.stat().st_size, evaluation.stat().st_size
@@ -221,6 +264,27 @@ def _describe(provenance: "Provenance") -> dict[str, JsonValue]:
     }
 
 
-def _build_progress() -> Progress:
+def check_outputs(output: Path | None, keys: Path | None, wants: Path | None) -> Path:
+    """Where to write: the one of `output` and `wants` that is given. Raises: CliError."""
+    if wants is not None and (output is not None or keys is not None):
+        raise CliError("--wants writes no model: leave out --output and --keys")
+    found = output if wants is None else wants
+    if found is None:
+        raise CliError("--output says where the model goes")
+    return found
+
+
+def build_progress() -> Progress:
+    """Bars on standard error, gone when they are done."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=err, transient=True)
+
+
+def build_report(bar: Progress, what: str) -> Callable[[int, int], None]:
+    """A line of the bar; it is told (done, total)."""
+    line = bar.add_task(what, total=None)
+
+    def report(done: int, total: int) -> None:
+        bar.update(line, completed=done, total=total)
+
+    return report

@@ -40,7 +40,7 @@ def train(
 
     Writes the network and, beside it, a provenance that may be published: digest of the data, seed, AUC.
     """
-    from workloads.diagnosis_client import write_file
+    from workloads.diagnosis_keys import write_file
     from workloads.diagnosis_model import get_provenance_path
     from workloads.sequence_model import train_sequences
 

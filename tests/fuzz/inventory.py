@@ -109,6 +109,7 @@ EXEMPT: dict[str, str] = {
     "workloads.diagnosis_client:_load_note": OWN + "`bmif diagnose encrypt`, by pydantic",
     "workloads.diagnosis_data:_load_npz": "the user's own training data, by numpy without pickle",
     "workloads.diagnosis_data:_read_csv": "the user's own list of training data",
+    "workloads.diagnosis_keys:make_wanted": "pydantic alone, of a document of bounded length",
     "workloads.diagnosis_model:load_provenance": "pydantic alone, of a document of bounded length",
     "workloads.evaluation:save_picture": OWN + "the report, in the same call",
     "workloads.custody:PreparedBatch.load": OWN + "the custody's prepared batches, by numpy without pickle",

@@ -1,6 +1,7 @@
 """`bmif diagnose` from labelled images to probabilities, by way of files alone; and what it refuses."""
 
 import json
+import shutil
 import stat
 import subprocess
 import sys
@@ -106,34 +107,92 @@ def check_answers(text: str, network: Network, precision: float) -> None:
         assert one["decision"] == ("ill" if logit >= 0.2 else "healthy")
 
 
-@pytest.mark.parametrize("weights", ["clear", "encrypted"])
-def test_from_images_to_probabilities(folder: Path, network: Network, tmp_path: Path, weights: str) -> None:
-    keys, model = tmp_path / "keys", tmp_path / "model"
-    extra = ("--keys", keys) if weights == "encrypted" else ()
-    plan = invoke(
-        *("compile", folder / "network", "-o", model, "--packing", "batch", "--weights", weights), *extra
-    )
-    assert f"{weights} weights" in plan
-    assert "128-bit security" in plan
+def test_from_images_to_probabilities(folder: Path, network: Network, tmp_path: Path) -> None:
+    keys, model = tmp_path / "keys", folder / "model"
     text = invoke("encrypt", model, folder / "images", "-o", tmp_path / "request", "--keys", keys)
     assert "3 images" in text
     for private in (keys / "secret.key", tmp_path / "request.json"):
         assert stat.S_IMODE(private.stat().st_mode) == 0o600
     run_evaluator(model, keys / "evaluation.keys", tmp_path / "request", tmp_path / "result")
     arguments = ("--model", model, "--request", tmp_path / "request", "--keys", keys)
-    check_answers(
-        invoke("decrypt", tmp_path / "result", *arguments, "--json"),
-        network,
-        1e-2 if weights == "encrypted" else 5e-4,
+    check_answers(invoke("decrypt", tmp_path / "result", *arguments, "--json"), network, 5e-4)
+    assert "probability of ill" in invoke("decrypt", tmp_path / "result", *arguments)
+
+
+def test_weights_under_the_own_key(folder: Path, tmp_path: Path) -> None:
+    """Keys are made where there are none; other ones are no use then."""
+    model, keys = tmp_path / "model", tmp_path / "keys"
+    options = ("--packing", "batch", "--weights", "encrypted", "--keys", keys)
+    plan = invoke("compile", folder / "network", "-o", model, *options)
+    assert "encrypted weights" in plan
+    assert "128-bit security" in plan
+    assert sorted(path.name for path in keys.iterdir()) == ["evaluation.keys", "public.key", "secret.key"]
+    request = ("encrypt", model, folder / "images", "-o", tmp_path / "request")
+    assert "secret.key: does not exist" in invoke(*request, "--keys", tmp_path / "new", code=1)
+    invoke("encrypt", folder / "model", folder / "images", "-o", tmp_path / "r", "-k", tmp_path / "other")
+    assert "encrypted under another key pair" in invoke(*request, "--keys", tmp_path / "other", code=1)
+
+
+def test_a_model_under_the_public_key_of_another(folder: Path, network: Network, tmp_path: Path) -> None:
+    """Owner and key holder each in a folder of their own: the secret key never lies where the model is."""
+    owner, holder = tmp_path / "owner", tmp_path / "holder"
+    for path in (owner, holder):
+        path.mkdir()
+    shutil.copy(folder / "network", owner / "network")
+    shutil.copy(get_provenance_path(folder / "network"), get_provenance_path(owner / "network"))
+    build = ("compile", owner / "network", "--packing", "batch", "--weights", "encrypted")
+    plan = invoke(*build, "--wants", owner / "wanted.json")
+    assert "encrypted weights" in plan
+
+    text = invoke("keys", owner / "wanted.json", "--keys", holder / "keys")
+    assert "public.key" in text
+    assert "holds a key pair already" in invoke("keys", owner / "wanted.json", "-k", holder / "keys", code=1)
+    (owner / "theirs").mkdir()
+    public = owner / "theirs" / "public.key"
+    shutil.copy(holder / "keys" / "public.key", public)
+    text = invoke(*build, "-o", owner / "model", "--keys", public, code=1)
+    assert "evaluation.keys: does not exist; ask the key holder" in text
+    shutil.copy(holder / "keys" / "evaluation.keys", owner / "theirs")
+    invoke(*build, "-o", owner / "model", "--keys", public)
+    secret = (holder / "keys" / "secret.key").read_bytes()
+    assert not [path for path in owner.rglob("*") if path.name == "secret.key"]
+    files = [path.read_bytes() for path in owner.rglob("*") if path.is_file()]
+    assert not any(secret[4096:4128] in data for data in files)
+    # The evaluator gets what the owner published.
+    invoke("encrypt", owner / "model", folder / "images", "-o", holder / "request", "-k", holder / "keys")
+    run_evaluator(owner / "model", public.with_name("evaluation.keys"), holder / "request", holder / "result")
+    arguments = ("--model", owner / "model", "--request", holder / "request", "--keys", holder / "keys")
+    check_answers(invoke("decrypt", holder / "result", *arguments, "--json"), network, 1e-2)
+
+    text = invoke(
+        "encrypt", owner / "model", folder / "images", "-o", owner / "r", "-k", public.parent, code=1
     )
-    shown = invoke("decrypt", tmp_path / "result", *arguments)
-    assert "probability of ill" in shown
-    if weights == "encrypted":
-        text = invoke(
-            *("encrypt", model, folder / "images", "-o", tmp_path / "other", "--keys", tmp_path / "new"),
-            code=1,
-        )
-        assert "secret.key: does not exist" in text
+    assert "secret.key: does not exist" in text
+    public.write_bytes(public.read_bytes()[:-8])
+    assert "is no public key for this model" in invoke(*build, "-o", owner / "m", "-k", public.parent, code=1)
+
+
+def test_wanted_keys_are_checked(folder: Path, tmp_path: Path) -> None:
+    wanted, keys = tmp_path / "wanted.json", ("--keys", tmp_path / "keys")
+    build = ("compile", folder / "network", "--wants", wanted)
+    assert "clear weights take any keys" in invoke(*build, code=1)
+    build = (*build, "--weights", "encrypted")
+    assert "leave out --output and --keys" in invoke(*build, "-o", tmp_path / "model", code=1)
+    invoke(*build)
+    document = json.loads(wanted.read_text())
+    (pair,) = document["pairs"]
+    assert len(pair["rotations"]) > 1
+    for changed, message in (
+        ({**pair, "rotations": pair["rotations"][::-1]}, "rotations must be ascending"),
+        ({**pair, "parameters": "ckks-1024-34.28x5.34"}, "ckks-1024"),
+        ({**pair, "folder": "../elsewhere"}, "is no list of wanted keys"),
+    ):
+        wanted.write_text(json.dumps({**document, "pairs": [changed]}))
+        assert message in invoke("keys", wanted, *keys, code=1)
+    wanted.write_text(json.dumps({**document, "pairs": [pair, pair]}))
+    assert "each in a folder of its own" in invoke("keys", wanted, *keys, code=1)
+    assert "does not exist" in invoke("keys", tmp_path / "none", *keys, code=1)
+    assert not (tmp_path / "keys").exists()
 
 
 def test_a_dicom_file(folder: Path, tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ COMMANDS = [
     "task draft", "task contribute", "task publish", "task expire", "task list", "task show", "task watch",
     "data encrypt", "data import", "model export", "keys show", "keys new", "ledger check", "ledger rebuild",
     "ledger export", "config check", "diagnose register", "diagnose retire", "diagnose submit",
-    "diagnose status", "diagnose fetch", "diagnose sequence train", "diagnose sequence compile",
-    "diagnose sequence start", "diagnose sequence advance",
+    "diagnose status", "diagnose fetch", "diagnose keys", "diagnose sequence train",
+    "diagnose sequence compile", "diagnose sequence start", "diagnose sequence advance",
 ]  # fmt: skip
 
 
