@@ -18,7 +18,7 @@ from consensus.types import Address, Amount, Hash32, Height, Millis
 class Participant:
     address: Address
     weight: int
-    """The update is multiplied by it before encryption; the opened sum is divided by the listed ones' total."""
+    """The update is multiplied by it before encryption; the opened sum is divided by the listed total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ class FederationRecord:
     accepted: int
     next_rung: int
     suspects: tuple[Address, ...]
-    """Out for the rest of the federation: without them a round was accepted that had been rejected with them."""
+    """Out for the rest: without one of them a round was accepted that had been rejected with it."""
     probation: tuple[Address, ...]
     """Who is still to be left out in turn."""
     escrow: Amount
