@@ -3,6 +3,7 @@
 from functools import cache
 
 from tests.fuzz import (
+    aggregate_targets,
     api_targets,
     diagnosis_targets,
     file_targets,
@@ -27,6 +28,7 @@ def get_targets() -> dict[str, Target]:
         *sync_targets.build_targets(),
         *gate_targets.build_targets(),
         *forward_targets.build_targets(),
+        *aggregate_targets.build_targets(),
         *diagnosis_targets.build_targets(),
         *sequence_targets.build_targets(),
         *single_targets.build_targets(),
