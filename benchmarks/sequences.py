@@ -284,7 +284,7 @@ def run_weights(data: Path, folder: Path) -> None:
     peer = PublicContext(program.params, relin_keys=private.public.relin_keys)
     watches = [Stopwatch(), Stopwatch()]
     with watches[0]:
-        blob = encrypt_model(private, program, model.cell)
+        blob = encrypt_model(private.public, program, model.cell)
     request = encrypt_segment(private, plan, blob, arranged)
     with watches[1]:
         result = compute_segment(peer, blob, request)

@@ -95,7 +95,7 @@ def encrypt_segment(
         rows = [*state.hidden, *state.cell, *rows]
     blob = bytearray(plan.request_bytes)
     blob[:HEADER_BYTES] = build_segment_header(REQUEST_MAGIC, plan, model)
-    _encrypt_rows(context, blob, rows, plan.request_bodies, report)
+    _encrypt_rows(context.public, blob, rows, plan.request_bodies, report)
     return bytes(blob)
 
 
@@ -125,11 +125,10 @@ def _check_range(what: str, values: Floats, bound: float) -> None:
 
 
 def _encrypt_rows(
-    context: PrivateContext, blob: bytearray, rows: list[Floats], bodies: tuple[Body, ...], report: Report
+    context: PublicContext, blob: bytearray, rows: list[Floats], bodies: tuple[Body, ...], report: Report
 ) -> None:
-    engine = context.public.engine
     for index, (row, body) in enumerate(zip(rows, bodies, strict=True)):
-        data = engine.save(context.encrypt(row, body.form))
+        data = context.engine.save(context.encrypt(row, body.form))
         blob[body.offset : body.offset + len(data)] = data
         report(index + 1, len(rows))
 
@@ -138,7 +137,7 @@ def _encrypt_rows(
 
 
 def encrypt_model(
-    context: PrivateContext, program: SegmentProgram, cell: RecurrentCell, report: Report = _ignore
+    context: PublicContext, program: SegmentProgram, cell: RecurrentCell, report: Report = _ignore
 ) -> bytes:
     """The model with each weight as a ciphertext, the same in every slot.
 

@@ -22,7 +22,14 @@ from workloads.diagnosis_keys import EVALUATION_FILE, open_key_folder, write_fil
 from workloads.sequence import arrange_features, split_windows, vote
 from workloads.sequence_inference import INFERENCE, SequenceInference
 from workloads.sequence_model import load_sequences
-from workloads.sequence_models import OpenedModels, compute_digest, naming, open_models, read_document
+from workloads.sequence_models import (
+    OpenedModels,
+    compute_digest,
+    digest_keys,
+    naming,
+    open_models,
+    read_document,
+)
 
 if TYPE_CHECKING:
     from he.context import PrivateContext
@@ -95,9 +102,10 @@ def start_session(
     report: Report = _ignore,
     inference: SequenceInference = INFERENCE,
 ) -> Step:
-    """Encrypts all frames of the sequences, a slot each; makes keys where `keys` has none.
+    """Encrypts all frames of the sequences, a slot each; for clear weights makes keys where there are none.
 
-    Raises WorkloadError for a folder that holds a session, frames of another size, too many of them.
+    Raises WorkloadError for a folder that holds a session, frames of another size, too many of them, or other
+    keys than those that weights are encrypted under.
     """
     if (folder / SESSION_FILE).exists():
         raise WorkloadError(f"{folder}: holds a session already; name another folder")
@@ -125,18 +133,24 @@ def start_session(
             raise WorkloadError(
                 f"{sequences}: has {count} {what}, a request has {most} slots; make two sessions of them"
             )
-    pairs = [_open_keys(opened, keys, segment, make=True) for segment in (False, True)]
+    # New keys could never open what is computed from weights under other ones.
+    make = not opened.is_encrypted
+    frames_key, _ = (_open_keys(opened, keys, segment, make=make) for segment in (False, True))
+    if opened.is_encrypted and digest_keys(keys) != opened.note.keys_sha256:
+        raise WorkloadError(
+            f"{keys}: the weights of {models} are encrypted under other key pairs; name those ones' folder"
+        )
     from he.diagnosis import encrypt_images
 
     with naming(sequences):
         frames = np.concatenate([patient.frames for patient in patients])
-        data = encrypt_images(pairs[0], opened.frames, frames, report)
+        data = encrypt_images(frames_key, opened.frames, frames, report)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     session = Session(
         format="bmif-sequence-session-1",
         models=str(models.resolve()),
         models_sha256=opened.digest,
-        keys_sha256=_digest_keys(keys),
+        keys_sha256=digest_keys(keys),
         cases=tuple(patient.name for patient in patients),
         lengths=lengths,
         taken=(),
@@ -173,7 +187,7 @@ def advance_session(
             f" session waits for that of request {number + 1}"
         )
     private = _open_keys(opened, keys, number > 0, make=False)
-    if session.keys_sha256 != _digest_keys(keys):
+    if session.keys_sha256 != digest_keys(keys):
         raise WorkloadError(f"{keys}: holds other keys than the session began with; name --keys")
     state, decisions = None, np.zeros((0, 0))
     if number == 0:
@@ -263,11 +277,6 @@ def _build_step(opened: OpenedModels, folder: Path, keys: Path, index: int) -> S
 def _open_keys(opened: OpenedModels, keys: Path, segment: bool, *, make: bool) -> "PrivateContext":
     params = opened.segments[0].program.params if segment else opened.frames.params
     return open_key_folder(params, (), keys / ("segments" if segment else "frames"), make=make)
-
-
-def _digest_keys(keys: Path) -> tuple[str, str]:
-    frames, segments = (compute_digest(keys / name / EVALUATION_FILE) for name in ("frames", "segments"))
-    return frames, segments
 
 
 def _save_session(folder: Path, session: Session) -> None:

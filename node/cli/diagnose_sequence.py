@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
-from node.cli.common import JsonOption, err, out, print_facts, print_json, print_table
+from node.cli.common import CliError, JsonOption, err, out, print_facts, print_json, print_table
+from node.cli.diagnose_local import (
+    OwnerKeysOption,
+    WantsOption,
+    build_progress,
+    build_report,
+    check_outputs,
+)
 
 if TYPE_CHECKING:
     from workloads.sequence_client import SequenceDecision, Step
@@ -75,19 +82,35 @@ def train(
 @app.command("compile")
 def compile_models(
     network: Annotated[Path, typer.Argument(help="Network as `bmif diagnose sequence train` wrote it")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the models that evaluators get")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the models that evaluators get")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="clear, or encrypted under --keys")] = "clear",
+    keys: OwnerKeysOption = None,
+    wants: WantsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Compile a network into models of frames and of segments, and print the plan with its refreshes.
 
-    Each model is registered by `bmif diagnose register --kind sequence-diagnosis`. Weights are clear.
+    Each model is registered by `bmif diagnose register --kind sequence-diagnosis`. With encrypted weights
+    models and frames are under the same key pairs, one for frames and one for segments: their holder can
+    read all of it.
     """
-    from workloads.sequence_models import compile_sequence
+    from workloads.sequence_models import compile_sequence, write_wanted
 
-    plan = compile_sequence(network, output)
+    if weights not in ("clear", "encrypted"):
+        raise CliError(f"--weights: expected clear or encrypted, got {weights!r}")
+    if (weights == "encrypted") != (keys is not None or wants is not None):
+        raise CliError("--keys or --wants: encrypted weights take one of them, clear weights none")
+    written = check_outputs(output, keys, wants)
+    if wants is not None:
+        plan = write_wanted(network, written)
+    else:
+        with build_progress() as bar:
+            plan = compile_sequence(network, written, keys, build_report(bar, "encrypting weights"))
     if json:
         lines = list[JsonValue](plan.describe())
-        print_json({"output": str(output), "refreshes": plan.refreshes, "plan": lines})
+        print_json({"output": str(written), "refreshes": plan.refreshes, "plan": lines})
         return
     for line in plan.describe():
         out.print(line, markup=False, soft_wrap=True)
@@ -110,7 +133,9 @@ def start(
     """
     from workloads.sequence_client import start_session
 
-    _print_step(start_session(models, sequences, output, keys), json)
+    with build_progress() as bar:
+        step = start_session(models, sequences, output, keys, build_report(bar, "encrypting frames"))
+    _print_step(step, json)
 
 
 @app.command()
@@ -131,7 +156,9 @@ def advance(
     """
     from workloads.sequence_client import Step, advance_session
 
-    found = advance_session(session, result, keys, models)
+    with build_progress() as bar:
+        report = build_report(bar, "decrypting, encrypting again")
+        found = advance_session(session, result, keys, models, report)
     if isinstance(found, Step):
         _print_step(found, json)
     else:

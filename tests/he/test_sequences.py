@@ -82,7 +82,7 @@ class Scene:
 
     def get_model(self, program: SegmentProgram) -> bytes:
         if program.encrypted:
-            return encrypt_model(self.private, program, self.cell)
+            return encrypt_model(self.private.public, program, self.cell)
         return encode_clear_model(program, self.cell)
 
     @cached_property
@@ -291,7 +291,7 @@ def test_what_does_not_belong_together_is_refused(scene: Scene) -> None:
     with pytest.raises(ParameterError, match="encrypted"):
         encode_clear_model(replace(first, encrypted=True), scene.cell)
     with pytest.raises(ParameterError, match="clear"):
-        encrypt_model(scene.private, first, scene.cell)
+        encrypt_model(scene.private.public, first, scene.cell)
     with pytest.raises(ParameterError, match="does not belong"):
         compute_segment(PublicContext(DEEP, relin_keys=make_relin_keys(DEEP)), *scene.first_request)
 

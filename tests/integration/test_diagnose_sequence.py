@@ -75,7 +75,12 @@ def test_from_frames_to_decisions(folder: Path, tmp_path: Path) -> None:
     assert f"refresh 1 of {WINDOW}" in text
     assert f"request-2: request 2 of {WINDOW + 1}, for " in text
 
+    refused = (
+        "decrypts to nothing that the network gives: it was computed from another request or under other"
+    )
     for number in range(1, WINDOW + 1):
+        noise = scramble(results[number - 1], tmp_path / "noise")
+        assert refused in invoke("advance", session, noise, *keys, code=1)
         step = json.loads(invoke("advance", session, results[number - 1], *keys, "--json"))
         assert (step["number"], step["of"], step["refreshes"]) == (number + 1, WINDOW + 1, number)
         assert Path(step["model"]).name == ("first.model" if number == 1 else "middle.model")
@@ -87,15 +92,20 @@ def test_from_frames_to_decisions(folder: Path, tmp_path: Path) -> None:
     assert "probability of 1" in invoke("advance", tmp_path / "end", results[-1], *keys)
     answers = json.loads(invoke("advance", session, results[-1], *keys, "--json"))
 
-    patients = load_sequences(folder / "sequences.npz", SIDE)
-    assert [one["case"] for one in answers] == sorted(LENGTHS)
-    for one, decisions in zip(answers, evaluate_clear(make_model(), patients), strict=True):
-        assert one["probability"] == pytest.approx(vote(decisions), abs=1e-3)
-        assert one["found"] == (vote(decisions) >= 0.5)
+    check_answers(folder, answers)
     text = invoke("advance", session, results[-1], *keys, code=1)
     assert "is at its end; the decisions are in" in text
     assert json.loads((session / "decisions.json").read_text()) == answers
     assert not list(session.glob("state-*"))
+
+
+def check_answers(folder: Path, answers: list[dict[str, object]]) -> None:
+    """What the network says in clear of the same frames."""
+    patients = load_sequences(folder / "sequences.npz", SIDE)
+    assert [one["case"] for one in answers] == sorted(LENGTHS)
+    for one, decisions in zip(answers, evaluate_clear(make_model(), patients), strict=True):
+        assert one["probability"] == pytest.approx(vote(decisions), abs=5e-4)
+        assert one["found"] == (vote(decisions) >= 0.5)
 
 
 def check_models(folder: Path, session: Path, result: Path, tmp_path: Path) -> None:
@@ -109,11 +119,71 @@ def check_models(folder: Path, session: Path, result: Path, tmp_path: Path) -> N
     assert "sequence.json: does not exist" in invoke(*arguments, tmp_path, code=1)
 
 
+def scramble(result: Path, output: Path) -> Path:
+    """A well-formed result that nothing gives: every residue elsewhere, so that it decrypts to noise."""
+    words = np.fromfile(result, dtype="<u8")
+    words[8:] = words[:7:-1]
+    words.tofile(output)
+    return output
+
+
 def check_private(session: Path, keys: Path) -> None:
     private = [*keys.rglob("secret.key"), *session.glob("state-*"), session / "session.json"]
     assert len(private) == 4
     for path in private:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.fixture(scope="module")
+def private(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models with encrypted weights and the keys' public parts, where the owner is; `holder` has the rest."""
+    owner = tmp_path_factory.mktemp("owner")
+    compile_it = ("compile", folder / "network", "--weights", "encrypted")
+    assert "encrypted weights" in invoke(*compile_it, "--wants", owner / "wanted.json")
+    keys = owner.with_name("holder") / "keys"
+    text = RUNNER.invoke(app, ["diagnose", "keys", str(owner / "wanted.json"), "--keys", str(keys)]).output
+    assert "public.key" in text
+    for pair in ("frames", "segments"):
+        (owner / "keys" / pair).mkdir(parents=True)
+        for name in ("public.key", "evaluation.keys"):
+            shutil.copy(keys / pair / name, owner / "keys" / pair)
+    invoke(*compile_it, "-o", owner / "models", "--keys", owner / "keys")
+    return owner
+
+
+def test_encrypted_weights_are_under_keys_of_another(private: Path, folder: Path, tmp_path: Path) -> None:
+    """The owner has no secret key, and requests can be made by its holder alone."""
+    holder = private.with_name("holder") / "keys"
+    secrets = [(holder / pair / "secret.key").read_bytes()[4096:4128] for pair in ("frames", "segments")]
+    for path in private.rglob("*"):
+        assert path.name != "secret.key"
+        assert not path.is_file() or not any(secret in path.read_bytes() for secret in secrets)
+    workload = get_inference("sequence-diagnosis")
+    for name, pair in (("frames", "frames"), ("first", "segments"), ("middle", "segments")):
+        model, keys = private / "models" / f"{name}.model", holder / pair / "evaluation.keys"
+        assert workload.describe_model(model).weights == "encrypted"
+        workload.check_keys(model, keys)
+    start = ("start", private / "models", folder / "sequences.npz", "-o", tmp_path / "session", "--keys")
+    assert "secret.key: does not exist" in invoke(*start, private / "keys", code=1)
+    shutil.copytree(holder, tmp_path / "keys")
+    shutil.copy(holder / "frames" / "evaluation.keys", tmp_path / "keys" / "segments")
+    assert "encrypted under other key pairs" in invoke(*start, tmp_path / "keys", code=1)
+    assert not (tmp_path / "session").exists()
+    compile_it = ("compile", folder / "network", "-o", tmp_path / "models", "--weights")
+    assert "encrypted weights take one of them" in invoke(*compile_it, "encrypted", code=1)
+    assert "clear weights none" in invoke(*compile_it, "clear", "--keys", holder, code=1)
+    assert "expected clear or encrypted" in invoke(*compile_it, "hidden", code=1)
+
+
+@pytest.mark.slow
+def test_from_frames_to_decisions_with_encrypted_weights(private: Path, folder: Path, tmp_path: Path) -> None:
+    session, keys = tmp_path / "session", ("--keys", private.with_name("holder") / "keys")
+    found = invoke("start", private / "models", folder / "sequences.npz", "-o", session, *keys, "--json")
+    for number in range(WINDOW + 1):
+        result = tmp_path / f"result-{number}"
+        run_evaluator(json.loads(found), result)
+        found = invoke("advance", session, result, *keys, "--json")
+    check_answers(folder, json.loads(found))
 
 
 def test_sequences_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:
