@@ -116,7 +116,8 @@ def _save(path: Path, **changes: object) -> Path:
         "masks": np.zeros((3, 16, 16), dtype=np.uint8),
     }
     arrays.update(changes)
-    np.savez(path, **{name: np.asarray(value) for name, value in arrays.items() if value is not None})
+    kept = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+    np.savez(path, allow_pickle=False, **kept)
     return path
 
 
