@@ -110,6 +110,7 @@ EXEMPT: dict[str, str] = {
     "node.testnet:build_genesis": OWN + "addresses of keys made in the same call",
     "node.tls:_load": "OpenSSL reads the node's own files, at start",
     "node.tls:make_certificate": OWN + "an authority made in the same call",
+    "workloads.capsnet_data:load_capsule_data": "the user's own training data, by numpy without pickle",
     "workloads.diagnosis_client:_load_note": OWN + "`bmif diagnose encrypt`, by pydantic",
     "workloads.diagnosis_data:_load_npz": "the user's own training data, by numpy without pickle",
     "workloads.diagnosis_data:_read_csv": "the user's own list of training data",
