@@ -63,7 +63,7 @@ def make_aggregate_keys(plan: AggregatePlan) -> "PrivateContext":
     """New keys, of the key's holder alone."""
     from he.context import PrivateContext
 
-    return PrivateContext.generate(plan.params)
+    return PrivateContext.generate(plan.params, relin=False)
 
 
 def encode_private(private: "PrivateContext") -> bytes:
@@ -78,7 +78,7 @@ def load_private(plan: AggregatePlan, source: Source) -> "PrivateContext":
     """
     from he.context import PrivateContext
 
-    return PrivateContext.load(plan.params, source)
+    return PrivateContext.load(plan.params, source, relin=False)
 
 
 def encode_public_key(context: "PrivateContext | PublicContext") -> bytes:

@@ -125,7 +125,7 @@ class Engine:
         """Steps that there are keys for."""
         return self._rotations
 
-    def generate_keys(self, rotations: Sequence[int] = ()) -> KeyBodies:
+    def generate_keys(self, rotations: Sequence[int] = (), *, relin: bool = True) -> KeyBodies:
         """Makes a whole new key set, all in the object that makes the secret, with keys for exactly these
         rotations.
 
@@ -136,14 +136,17 @@ class Engine:
             raise KeyReuseError("keys are made once, in a fresh engine")
         check_rotations(self.params, rotations)
         self._library.keyGen()
-        self._library.relinKeyGen()
-        self._has_public = self._has_secret = self._has_relin = True
-        relin = memoryview(self._library.to_bytes_relin_key("none"))
-        part = self._key_bytes + CIPHERTEXT_HEADER
-        bodies = [
-            relin[RELIN_HEADER + index * part + CIPHERTEXT_HEADER : RELIN_HEADER + (index + 1) * part]
-            for index in range(self.params.levels)
-        ]
+        self._has_public = self._has_secret = True
+        bodies: list[memoryview] = []
+        if relin:
+            self._library.relinKeyGen()
+            self._has_relin = True
+            keys = memoryview(self._library.to_bytes_relin_key("none"))
+            part = self._key_bytes + CIPHERTEXT_HEADER
+            bodies = [
+                keys[RELIN_HEADER + index * part + CIPHERTEXT_HEADER : RELIN_HEADER + (index + 1) * part]
+                for index in range(self.params.levels)
+            ]
         galois = b""
         if rotations:
             self._library.rotateKeyGen(list(rotations))

@@ -73,7 +73,7 @@ class PrivateContext:
         self,
         secret_key: SecretKey,
         public_key: PublicKey,
-        relin_keys: RelinKeys,
+        relin_keys: RelinKeys | None,
         galois_keys: GaloisKeys | None = None,
     ) -> None:
         if secret_key.params != public_key.params:
@@ -83,14 +83,14 @@ class PrivateContext:
         self._engine: Engine | None = None
 
     @classmethod
-    def generate(cls, params: CkksParams, rotations: Sequence[int] = ()) -> Self:
+    def generate(cls, params: CkksParams, rotations: Sequence[int] = (), *, relin: bool = True) -> Self:
         """New keys, all made in the one object that makes the secret, with those of exactly these rotations
-        (ascending)."""
-        bodies = Engine(params).generate_keys(rotations)
+        (ascending); without `relin`, of a circuit that multiplies nothing."""
+        bodies = Engine(params).generate_keys(rotations, relin=relin)
         return cls(
             SecretKey(params, bodies.secret),
             PublicKey(params, bodies.public),
-            RelinKeys(params, bodies.relin),
+            RelinKeys(params, bodies.relin) if relin else None,
             GaloisKeys(params, tuple(rotations), bodies.galois) if rotations else None,
         )
 
@@ -100,14 +100,17 @@ class PrivateContext:
 
     def save(self) -> bytes:
         """Secret bundle for the holder's own protected storage."""
-        parts = [self._secret_key.encode(), self._public_key.encode(), self._relin_keys.encode()]
-        if self.public.galois_keys is not None:
-            parts.append(self.public.galois_keys.encode())
+        parts = [self._secret_key.encode(), self._public_key.encode()]
+        for keys in (self.public.relin_keys, self.public.galois_keys):
+            if keys is not None:
+                parts.append(keys.encode())
         return b"".join(parts)
 
     @classmethod
-    def load(cls, params: CkksParams, source: Source, rotations: Sequence[int] = ()) -> Self:
-        """What `save` gave, with keys for these rotations.
+    def load(
+        cls, params: CkksParams, source: Source, rotations: Sequence[int] = (), *, relin: bool = True
+    ) -> Self:
+        """What `save` gave, with keys for these rotations, and with or without relinearisation keys.
 
         Raises: GateError.
         """
@@ -115,18 +118,13 @@ class PrivateContext:
         words = len(params.primes) * params.ring * 8
         first = 64 + words
         second = first + 64 + 2 * words
-        if not rotations:
-            return cls(
-                SecretKey.decode(params, view[:first]),
-                PublicKey.decode(params, view[first:second]),
-                RelinKeys.decode(params, view[second:]),
-            )
-        third = second + 64 + 2 * words * params.levels
+        third = second + 64 + 2 * words * params.levels if relin else second
+        end = third if rotations else len(view)
         return cls(
             SecretKey.decode(params, view[:first]),
-            PublicKey.decode(params, view[first:second]),
-            RelinKeys.decode(params, view[second:third]),
-            GaloisKeys.decode(params, tuple(rotations), view[third:]),
+            PublicKey.decode(params, view[first : second if relin else end]),
+            RelinKeys.decode(params, view[second:end]) if relin else None,
+            GaloisKeys.decode(params, tuple(rotations), view[third:]) if rotations else None,
         )
 
     @property
@@ -134,12 +132,6 @@ class PrivateContext:
         if self.public.public_key is None:
             raise MissingKeyError("a private context always has its public key")
         return self.public.public_key
-
-    @property
-    def _relin_keys(self) -> RelinKeys:
-        if self.public.relin_keys is None:
-            raise MissingKeyError("a private context always has its relinearisation keys")
-        return self.public.relin_keys
 
     def _get_engine(self) -> Engine:
         if self._engine is None:
