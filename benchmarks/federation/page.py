@@ -83,7 +83,7 @@ _LIMITS = (
     "The images are few, small and cut from publications; windows, captions and journals differ between the"
     " labels, so part of what is learnt may be how a figure was made. Nothing here says how the networks do"
     " elsewhere, and they are no medical device. The network, the side of the images, rates, augmentation and"
-    " the number of rounds were chosen by hand among about fifteen pilots, by their AUC on the validation"
+    " the number of rounds were chosen by hand among about twenty pilots, by their AUC on the validation"
     " publications; pilots trained on publications of two of the folds, and none was judged by a test image."
     " Thresholds are chosen on validation images too, so that the validation AUC is optimistic. Each"
     " publication outside validation is tested once, but networks of different folds share training images,"

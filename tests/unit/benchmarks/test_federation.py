@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks.federation import setting
+from benchmarks.federation.arms import Outcome
+from benchmarks.federation.encrypted import Encrypted
+from benchmarks.federation.page import Dealt, Everything, build_page
 from benchmarks.federation.scores import Scored, Truth, compute_figures
 from workloads.diagnosis_metrics import compute_metrics
 
@@ -87,3 +90,31 @@ def test_settings_fit_each_other() -> None:
     assert study.train.masks is not None
     assert not set(study.train.groups) & set(study.test.groups)
     assert replace(study.config, segmentation=False).shape == study.train.images.shape[1:]
+
+
+def test_page_states_figures_of_every_arm() -> None:
+    labels, groups = np.array([0, 1, 0, 1]), np.arange(4)
+    truth = Truth(labels, labels, groups)
+    good = Scored((0.1, 0.9, 0.2, 0.8), (0.1, 0.9, 0.2, 0.8))
+    bad = Scored((0.1, 0.9, 0.2, 0.8), (0.9, 0.1, 0.2, 0.8))
+    arms = {"central": good, "apart-IID": bad, "averaged-IID": good, "encrypted-IID": bad}
+    figures = {arm: compute_figures([truth], {0: [scored]}, 1) for arm, scored in arms.items()}
+    run = Encrypted(9, 24, 4.0, 1_500_000, 3, 8192, 0, 1e-7, 17.5, 1.2, 0, 0.05, 0.06, 0.07)
+    masked = Outcome((good,), ((0.5, 0.7),), (0.01,), 3.0)
+    dealt = Dealt({"IID": [(1, 2)] * 4}, (4, 8), (3, 4), (5, 6), (7, 8, 9))
+    page = build_page(
+        Everything(
+            "a machine",
+            [dealt],
+            figures,
+            dict.fromkeys(figures, 12.0),
+            {"IID": [run]},
+            {"central": masked, "encrypted-IID": masked},
+            {"IID": run},
+        )
+    )
+    assert "encrypted less plain averaging -0.7500" in page
+    assert "not within 0.01" in page
+    assert "| COVID-CT, IID | 9 | 0 | 1.0e-07 | 17.5 | 1.20 | 0 | 1.5 MB | 3 | 8192 |" in page
+    assert "0.600 (" in page
+    assert "| IID | federated, encrypted |" in page
