@@ -71,12 +71,12 @@ class SubmitUpdate:
 
 @dataclass(frozen=True, slots=True)
 class AttestUpdates:
-    """A validator holds these participants' updates, and they are well formed."""
+    """A validator holds these updates, and they are well formed."""
 
     federation: Hash32
     round: int
-    participants: tuple[Address, ...]
-    """By ascending address."""
+    updates: tuple[Hash32, ...]
+    """Roots, ascending: not whose they are, for on another fork somebody may have submitted another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +111,15 @@ class OpenSum:
 
 @dataclass(frozen=True, slots=True)
 class JudgeRound:
-    """A validator's losses on data of its own, in units of 1e-6."""
+    """A validator's losses on data of its own, in units of 1e-6.
+
+    A model that does not follow from what was opened is judged with an `after` beyond `before + slack`.
+    """
 
     federation: Hash32
     round: int
+    model: Hash32
+    """Root of the model that `after` is of: on another fork the custody may have opened another one."""
     before: int
     after: int
 
@@ -155,7 +160,7 @@ class RoundOutcome(StrEnum):
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     LAPSED = "lapsed"
-    """Nothing came of it: too few updates, or no opening."""
+    """Nothing came of it: too few updates, no opening, or too few judgements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +187,11 @@ class Judgement:
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
     number: int
+    """From 0."""
     phase: RoundPhase
     started: Millis
     left_out: Address | None
-    """Whom a round of probation leaves out."""
+    """Whom this round of probation does without."""
     submissions: tuple[Submission, ...]
     listed: tuple[Address, ...]
     """By ascending address; empty until the list is fixed."""
@@ -202,7 +208,7 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class EndedRound:
-    """A round that is over, kept for good."""
+    """A round that is over, kept for good under `round/<federation>/<number>`."""
 
     round: RoundRecord
     outcome: RoundOutcome
@@ -219,13 +225,16 @@ class FederationRecord:
     height: Height
     status: FederationStatus
     round: RoundRecord
+    """The current one; the last one where the federation has ended."""
     model: BlobRef
     """The global model: of the last accepted round, or the initial one."""
     openings: int
     accepted: int
     next_rung: int
     suspects: tuple[Address, ...]
-    """Out for the rest: without one of them a round was accepted that had been rejected with it."""
+    """Out for the rest: of all rounds that left out one of a rejected list only theirs was accepted."""
+    accused: tuple[Address, ...]
+    """The rejected list of which one after the other is left out; empty where none is on probation."""
     probation: tuple[Address, ...]
-    """Who is still to be left out in turn."""
+    """Who of them is still to be left out after this round, in order."""
     escrow: Amount

@@ -2,6 +2,17 @@
 
 from dataclasses import dataclass
 
+from consensus.federations import (
+    AttestUpdates,
+    CloseRound,
+    ConfirmSum,
+    CreateFederation,
+    EndFederation,
+    JudgeRound,
+    OpenSum,
+    SettleRound,
+    SubmitUpdate,
+)
 from consensus.jobs import (
     CloseCommits,
     CommitResult,
@@ -182,4 +193,13 @@ Payload = (
     | CloseCommits
     | RevealResult
     | ExpireJob
+    | CreateFederation
+    | SubmitUpdate
+    | AttestUpdates
+    | CloseRound
+    | ConfirmSum
+    | OpenSum
+    | JudgeRound
+    | SettleRound
+    | EndFederation
 )

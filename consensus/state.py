@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TypeVar, cast
 
 from consensus.codec import decode_stored, encode
+from consensus.federations import EndedRound, FederationRecord
 from consensus.jobs import Count, Entry, EvaluatorRecord, JobRecord, ModelRecord, Receipt
 from consensus.params import Validator
 from consensus.records import (
@@ -42,8 +43,10 @@ __all__ = [
     "TaskState",
     "TaskStatus",
     "get_account_key",
+    "get_federation_key",
     "get_job_key",
     "get_receipt_key",
+    "get_round_key",
     "get_task_key",
 ]
 
@@ -67,6 +70,7 @@ _MEMBERS = b"members"
 _TASKS = b"tasks"
 _MODELS = b"models"
 _JOBS = b"jobs"
+_FEDERATIONS = b"federations"
 
 
 def get_account_key(address: Address) -> bytes:
@@ -87,6 +91,16 @@ def get_job_key(job: Hash32) -> bytes:
 def get_receipt_key(job: Hash32) -> bytes:
     """The tree key under which a settled job's receipt is proved."""
     return b"receipt/" + job
+
+
+def get_federation_key(federation: Hash32) -> bytes:
+    """The tree key under which a federation with its current round is proved."""
+    return b"federation/" + federation
+
+
+def get_round_key(federation: Hash32, number: int) -> bytes:
+    """The tree key under which a round that has ended is proved."""
+    return b"round/" + federation + b"/" + number.to_bytes(8, "big")
 
 
 def _get_entry_key(name: bytes, number: int) -> bytes:
@@ -378,3 +392,35 @@ class State:
 
     def with_evaluator(self, organisation: str, record: EvaluatorRecord) -> "State":
         return self._with(b"evaluator/" + organisation.encode(), record)
+
+    # --- federations --------------------------------------------------------------------------
+
+    def get_federation(self, federation: Hash32) -> FederationRecord | None:
+        return self._get(FederationRecord, get_federation_key(federation))
+
+    def with_federation(self, federation: Hash32, record: FederationRecord) -> "State":
+        return self._with(get_federation_key(federation), record)
+
+    def with_new_federation(self, federation: Hash32, record: FederationRecord) -> "State":
+        """At the end of the list of federations."""
+        return self.with_federation(federation, record)._append(_FEDERATIONS, federation)
+
+    def get_federation_count(self) -> int:
+        """How many federations were ever created; they are numbered from 0."""
+        return self._count(_FEDERATIONS)
+
+    def get_federation_id(self, number: int) -> Hash32 | None:
+        return self._get_entry(_FEDERATIONS, number)
+
+    def get_ended_round(self, federation: Hash32, number: int) -> EndedRound | None:
+        return self._get_cached(EndedRound, get_round_key(federation, number))
+
+    def with_ended_round(self, federation: Hash32, ended: EndedRound) -> "State":
+        return self._with(get_round_key(federation, ended.round.number), ended)
+
+    def is_update_used(self, federation: Hash32, root: Hash32) -> bool:
+        """True if anybody ever submitted this blob to the federation."""
+        return self._get(Entry, b"update/" + federation + root) is not None
+
+    def with_used_update(self, federation: Hash32, root: Hash32, participant: Address) -> "State":
+        return self._with(b"update/" + federation + root, Entry(Hash32(participant)))

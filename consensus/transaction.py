@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from consensus.codec import encode
 from consensus.crypto import SigningKey, hash_domain, verify
+from consensus.federations import CreateFederation
 from consensus.jobs import RegisterModel, RequestInference
 from consensus.payload import Payload
 from consensus.task import Contribute, DraftTask, PublishTask, Transfer
@@ -12,9 +13,9 @@ from consensus.types import Address, Hash32, Signature
 
 @dataclass(frozen=True, slots=True)
 class SignedTransaction:
-    """`nonce` counts the sender's Transfer, DraftTask, Contribute, PublishTask, RegisterModel and
-    RequestInference; it is 0 for all other kinds, which are idempotent by content and thus valid on every
-    fork."""
+    """`nonce` counts the sender's Transfer, DraftTask, Contribute, PublishTask, RegisterModel,
+    RequestInference and CreateFederation; it is 0 for all other kinds, which are idempotent by content and
+    thus valid on every fork."""
 
     chain_id: Hash32
     sender: Address
@@ -59,5 +60,12 @@ def verify_transaction(transaction: SignedTransaction) -> bool:
 def uses_nonce(payload: Payload) -> bool:
     """False for the kinds that are idempotent by content."""
     return isinstance(
-        payload, Transfer | DraftTask | Contribute | PublishTask | RegisterModel | RequestInference
+        payload,
+        Transfer
+        | DraftTask
+        | Contribute
+        | PublishTask
+        | RegisterModel
+        | RequestInference
+        | CreateFederation,
     )

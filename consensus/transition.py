@@ -9,6 +9,28 @@ from consensus.context import BlockContext
 from consensus.crypto import verify
 from consensus.errors import InvalidBlock, InvalidTransaction, Reason
 from consensus.evidence import apply_accuse, apply_report_openings, apply_report_votes
+from consensus.federation import (
+    apply_attest,
+    apply_close_round,
+    apply_confirm_sum,
+    apply_create,
+    apply_end_federation,
+    apply_judge,
+    apply_open_sum,
+    apply_settle_round,
+    apply_submit,
+)
+from consensus.federations import (
+    AttestUpdates,
+    CloseRound,
+    ConfirmSum,
+    CreateFederation,
+    EndFederation,
+    JudgeRound,
+    OpenSum,
+    SettleRound,
+    SubmitUpdate,
+)
 from consensus.finality import apply_votes, process_content, process_parent, release_locks
 from consensus.governance import apply_govern
 from consensus.inference import (
@@ -164,6 +186,24 @@ def apply_checked_transaction(
             return apply_reveal(state, sender, payload, ctx)
         case ExpireJob() as payload:
             return apply_expire_job(state, payload, ctx)
+        case CreateFederation() as payload:
+            return apply_create(state, sender, payload, identifier, ctx)
+        case SubmitUpdate() as payload:
+            return apply_submit(state, sender, payload, ctx)
+        case AttestUpdates() as payload:
+            return apply_attest(state, sender, payload)
+        case CloseRound() as payload:
+            return apply_close_round(state, payload, ctx)
+        case ConfirmSum() as payload:
+            return apply_confirm_sum(state, sender, payload)
+        case OpenSum() as payload:
+            return apply_open_sum(state, sender, payload, ctx)
+        case JudgeRound() as payload:
+            return apply_judge(state, sender, payload, ctx)
+        case SettleRound() as payload:
+            return apply_settle_round(state, payload, ctx)
+        case EndFederation() as payload:
+            return apply_end_federation(state, payload, ctx)
 
 
 def apply_transaction(state: State, transaction: SignedTransaction, ctx: BlockContext) -> State:
