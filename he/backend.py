@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -31,7 +32,7 @@ from he.errors import (
     ScaleError,
 )
 from he.galois import check_rotations, cut_galois_keys, join_galois_keys
-from he.headers import build_templates, check_length
+from he.headers import Templates, build_templates, check_length
 from he.library import (
     CIPHERTEXT_HEADER,
     KEYS_HEADER,
@@ -83,6 +84,12 @@ def _build_library(params: CkksParams) -> Library:
     return library
 
 
+@lru_cache(maxsize=32)
+def _get_templates(params: CkksParams) -> Templates:
+    """The same for every engine of these parameters in this process; they hold no key."""
+    return build_templates(_build_library(params), params)
+
+
 class Engine:
     """Arithmetic on ciphertexts of one preset, with whatever keys it was given.
 
@@ -92,7 +99,7 @@ class Engine:
 
     def __init__(self, params: CkksParams) -> None:
         self.params = params
-        self._templates = build_templates(_build_library(params), params)
+        self._templates = _get_templates(params)
         self._library = _build_library(params)
         self._has_public = False
         self._has_secret = False
