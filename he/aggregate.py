@@ -10,7 +10,10 @@ compared, never parsed; then residues in the library's order [ciphertext][compon
 its transform's domain, each packed to the width of its prime (`he.lanes`).
 
 What is refused and what is not: a well-formed update may hold any numbers, since nobody can look into it. One
-outside its range spoils the sum, of which every value lies within the plan's capacity even then.
+outside its range spoils the sum, of which every value lies within the plan's capacity even then. Anybody can
+also negate ciphertexts: a participant that sees the others' updates before it posts its own can post the
+negative of some, and the sum is of the rest. What protects a single update then is not the sum but the noise
+that the key's holder adds to what it opens.
 
 Only encrypting and decrypting need the library.
 """

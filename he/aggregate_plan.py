@@ -24,6 +24,11 @@ sum fails to decrypt exactly with probability below 2^-64. So D > 2 (t + 64) suf
 The special prime is no part of what travels: it is only as large as this bound asks, and it pays, because
 without its division the noise would be that of E, sixteen times as large.
 
+**What is not saved.** Of the first component a few low bits only carry noise. Leaving out t = 4 of them adds
+64 x 2^3 to the bound at most and saves 4 bits of the 2 log2 q of a coefficient: one in a hundred where q has
+two hundred. It would take coefficients instead of the transform's domain, and long integers instead of
+residues, in every sum. The second component is uniform, and what is rounded off it is multiplied by the key.
+
 Everything here is integer arithmetic on public numbers: all who know them come to the same plan. Nothing here
 needs the encryption library.
 """
