@@ -11,7 +11,13 @@ import torch
 from fusion_model.phantom import build_phantoms
 from he.network import encode
 from workloads.base import WorkloadError
-from workloads.diagnosis import LabelledImages, compute_logits, measure_ranges, train_network
+from workloads.diagnosis import (
+    LabelledImages,
+    compute_logits,
+    even_contrast,
+    measure_ranges,
+    train_network,
+)
 from workloads.diagnosis_config import DiagnosisConfig, TrainingSettings
 from workloads.diagnosis_data import DiagnosisData
 from workloads.diagnosis_model import (
@@ -147,3 +153,13 @@ def test_the_modules_load_neither_torch_nor_the_encryption_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_even_images_do_not_tell_contrast_or_brightness() -> None:
+    images = np.random.default_rng(4).uniform(0.3, 0.7, (3, 1, 8, 8))
+    even = even_contrast(images)
+    assert np.allclose(even.mean(axis=(1, 2, 3)), 0.5)
+    assert np.abs(even.std(axis=(1, 2, 3)) - 1 / 6).max() < 0.01
+    assert np.abs(even_contrast(1.3 * images - 0.1) - even).max() < 0.01
+    flat = even_contrast(np.full((1, 1, 8, 8), 0.2))
+    assert np.allclose(flat, 0.5)
