@@ -182,6 +182,17 @@ class EvaluatorSettings(Section):
     """Longest evaluation, predicted of a quiet core from the model's bytes; others take longer ones."""
 
 
+class FederationSettings(Section):
+    """Federated rounds: a validator checks and adds encrypted updates, and judges models on its own data."""
+
+    enabled: bool = True
+    """Take a validator's part in every federation of the chain."""
+    data: Path | None = Field(default=None, repr=False)
+    """Labelled scans of this validator's own (`.npz`), on which it judges; without any it judges nothing."""
+    max_seconds: float = Field(default=3_600.0, gt=0)
+    """Longest check, sum or judgement; what takes longer is given up."""
+
+
 class LimitSettings(Section):
     """Bounds on memory, disk and requests."""
 
@@ -239,6 +250,7 @@ class NodeConfig(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     fusion_requests: FusionRequestSettings = FusionRequestSettings()
     evaluator: EvaluatorSettings = EvaluatorSettings()
+    federation: FederationSettings = FederationSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
 
@@ -300,10 +312,13 @@ class NodeConfig(BaseSettings):
         )
         pairs = self.verdict.pairs
         verdict = self.verdict.model_copy(update={"pairs": base / pairs if pairs else None})
+        data = self.federation.data
+        federation = self.federation.model_copy(update={"data": base / data if data else None})
         return self.model_copy(
             update={
                 "data_dir": data_dir,
                 "verdict": verdict,
+                "federation": federation,
                 "genesis": base / self.genesis,
                 "account_key": base / self.account_key,
                 "operator": operator,
@@ -347,6 +362,10 @@ class NodeConfig(BaseSettings):
                 if not folder.is_dir():
                     remedy = "Give a folder with manifest.csv, or with the folders first and second"
                     problems.append(ConfigProblem("verdict.pairs", f"no folder {folder}", remedy))
+        data = self.federation.data
+        if data is not None and not data.is_file():
+            remedy = "Give an .npz of scans and labels, or leave it out: then nothing is judged"
+            problems.append(ConfigProblem("federation.data", f"no file {data}", remedy))
         parent = next(p for p in (self.data_dir, *self.data_dir.parents) if os.path.exists(p))
         if not os.access(parent, os.W_OK):
             problems.append(

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
 from node.api.errors import Handler, Problem, problem_middleware
+from node.api.federations import FEDERATION_ROUTES
 from node.api.fusions import FUSION_ROUTES, FUSIONS, UPLOAD_PATH
 from node.api.health import REGISTRY, NodeCollector, RequestMetrics, get_livez, get_metrics, get_readyz
 from node.api.jobs import JOB_ROUTES
@@ -123,7 +124,14 @@ async def get_document(request: web.Request) -> web.Response:
 
 
 DOCUMENT_ROUTE = Route("GET", "/openapi.json", "getDocument", get_document, "This document")
-PUBLIC_ROUTES: tuple[Route, ...] = (*ROUTES, *TRUST_ROUTES, *JOB_ROUTES, *_SERVICE_ROUTES, DOCUMENT_ROUTE)
+PUBLIC_ROUTES: tuple[Route, ...] = (
+    *ROUTES,
+    *TRUST_ROUTES,
+    *JOB_ROUTES,
+    *FEDERATION_ROUTES,
+    *_SERVICE_ROUTES,
+    DOCUMENT_ROUTE,
+)
 ALL_OPERATOR_ROUTES: tuple[Route, ...] = (*OPERATOR_ROUTES, replace(DOCUMENT_ROUTE, errors=(401,)))
 
 

@@ -23,7 +23,7 @@ from consensus.payload import Payload
 from consensus.task import BlobRef
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
-from node.api import jobs, schemas, trust
+from node.api import federations, jobs, schemas, trust
 from node.api.errors import PROBLEM_TYPE, ProblemModel
 from node.api.fields import BlobRefModel
 from node.api.payloads import encode_payload
@@ -228,6 +228,15 @@ class Client:
 
     async def get_evaluators(self) -> jobs.EvaluatorsModel:
         return await self._get("/v1/inference/evaluators", jobs.EvaluatorsModel)
+
+    def iterate_federations(self) -> AsyncIterator[federations.FederationSummary]:
+        return self._iterate("/v1/federations", schemas.Page[federations.FederationSummary])
+
+    async def get_federation(self, federation: str) -> federations.Federation:
+        return await self._get(f"/v1/federations/{federation}", federations.Federation)
+
+    async def get_federation_round(self, federation: str, number: int) -> federations.RoundModel:
+        return await self._get(f"/v1/federations/{federation}/rounds/{number}", federations.RoundModel)
 
     async def get_peers(self) -> schemas.PeersModel:
         return await self._get("/v1/peers", schemas.PeersModel)

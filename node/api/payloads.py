@@ -9,10 +9,21 @@ from typing import Annotated, TypeVar, Union, get_args, get_origin, get_type_hin
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from consensus import jobs
+from consensus import federations, jobs
 from consensus import payload as judging
 from consensus import task as core
 from consensus.payload import Payload
+from node.api.federation_payloads import (
+    AttestUpdatesPayload,
+    CloseRoundPayload,
+    ConfirmSumPayload,
+    CreateFederationPayload,
+    EndFederationPayload,
+    JudgeRoundPayload,
+    OpenSumPayload,
+    SettleRoundPayload,
+    SubmitUpdatePayload,
+)
 from node.api.fields import BlobRefModel
 from node.api.job_payloads import (
     CloseCommitsPayload,
@@ -66,7 +77,16 @@ PayloadModel = Annotated[
     | CommitResultPayload
     | CloseCommitsPayload
     | RevealResultPayload
-    | ExpireJobPayload,
+    | ExpireJobPayload
+    | CreateFederationPayload
+    | SubmitUpdatePayload
+    | AttestUpdatesPayload
+    | CloseRoundPayload
+    | ConfirmSumPayload
+    | OpenSumPayload
+    | JudgeRoundPayload
+    | SettleRoundPayload
+    | EndFederationPayload,
     Field(discriminator="kind"),
 ]
 
@@ -80,7 +100,12 @@ SignablePayload = Annotated[
     | RegisterModelPayload
     | RetireModelPayload
     | RequestInferencePayload
-    | ExpireJobPayload,
+    | ExpireJobPayload
+    | CreateFederationPayload
+    | SubmitUpdatePayload
+    | CloseRoundPayload
+    | SettleRoundPayload
+    | EndFederationPayload,
     Field(discriminator="kind"),
 ]
 """What an operator may ask the node to sign; the rest the node's services sign by themselves."""
@@ -107,6 +132,15 @@ AnyPayload = (
     | CloseCommitsPayload
     | RevealResultPayload
     | ExpireJobPayload
+    | CreateFederationPayload
+    | SubmitUpdatePayload
+    | AttestUpdatesPayload
+    | CloseRoundPayload
+    | ConfirmSumPayload
+    | OpenSumPayload
+    | JudgeRoundPayload
+    | SettleRoundPayload
+    | EndFederationPayload
 )
 
 _MODELS: dict[type[Payload], type[AnyPayload]] = {
@@ -131,6 +165,15 @@ _MODELS: dict[type[Payload], type[AnyPayload]] = {
     jobs.CloseCommits: CloseCommitsPayload,
     jobs.RevealResult: RevealResultPayload,
     jobs.ExpireJob: ExpireJobPayload,
+    federations.CreateFederation: CreateFederationPayload,
+    federations.SubmitUpdate: SubmitUpdatePayload,
+    federations.AttestUpdates: AttestUpdatesPayload,
+    federations.CloseRound: CloseRoundPayload,
+    federations.ConfirmSum: ConfirmSumPayload,
+    federations.OpenSum: OpenSumPayload,
+    federations.JudgeRound: JudgeRoundPayload,
+    federations.SettleRound: SettleRoundPayload,
+    federations.EndFederation: EndFederationPayload,
 }
 _CORES: dict[type[AnyPayload], type[Payload]] = {model: kind for kind, model in _MODELS.items()}
 _KIND_CORES: dict[type[BaseModel], type] = {model: kind for kind, model in KINDS.items()}

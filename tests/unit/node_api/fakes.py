@@ -7,6 +7,19 @@ from pathlib import Path
 from consensus.block import Block, Body, Work
 from consensus.codec import CodecError, decode, encode
 from consensus.crypto import SigningKey, compute_blob_root, compute_chunk_hash
+from consensus.federations import (
+    CreateFederation,
+    EndedRound,
+    FederationRecord,
+    FederationStatus,
+    Judgement,
+    Participant,
+    RoundOutcome,
+    RoundPhase,
+    RoundRecord,
+    Submission,
+    SumVote,
+)
 from consensus.genesis import build_genesis_header, build_genesis_state
 from consensus.identifiers import (
     compute_block_hash,
@@ -129,6 +142,7 @@ class FakeNode:
         self.milestones: list[MilestoneRecord] = []
         self.verdicts: list[VerdictRecord] = []
         self.model, self.job = Hash32(bytes([5]) * 32), Hash32(bytes([6]) * 32)
+        self.federation = Hash32(bytes([4]) * 32)
         self._add(Block(build_genesis_header(genesis, self.state), Signature(b""), Body((), None, ())))
         self.task = self._publish()
         for _ in range(blocks - 1):
@@ -191,6 +205,7 @@ class FakeNode:
         )
         self._open(task)
         self._request()
+        self._federate()
         return task
 
     def _request(self) -> None:
@@ -219,6 +234,46 @@ class FakeNode:
             .with_new_job(self.job, record)
             .with_receipt(self.job, receipt)
             .with_evaluator("hospital-1", EvaluatorRecord(1, 0, 0))
+        )
+
+    def _federate(self) -> None:
+        """A federation whose first round was accepted and whose second takes updates."""
+        members = (Participant(CUSTODY.address, 1), Participant(MINER.address, 3))
+        members = tuple(sorted(members, key=lambda item: item.address))
+        create = CreateFederation(
+            "lungs", "two hospitals", BLOB, BLOB, 3, BLOB, 1000, members, 2, 4, 3, Millis(1_000),
+            Millis(2_000), Millis(3_000), 100, 5, 10, (Milestone(500, Amount(50)),),
+            Millis(START + 10_000_000),
+        )  # fmt: skip
+        addresses = tuple(item.address for item in members)
+        submissions = tuple(Submission(address, BLOB, addresses) for address in addresses)
+        first = RoundRecord(
+            0, RoundPhase.OPENED, START, None, submissions, addresses, Height(2), START,
+            (SumVote(CUSTODY.address, ZERO_HASH),), ZERO_HASH, BLOB, BLOB, START,
+            (Judgement(MINER.address, 600, 450),),
+        )  # fmt: skip
+        second = RoundRecord(
+            1, RoundPhase.TRAINING, START, None, submissions[:1], (), Height(0), Millis(0), (), None, None,
+            None, Millis(0), (),
+        )  # fmt: skip
+        ended = EndedRound(first, RoundOutcome.ACCEPTED, START, Height(4), (0,))
+        record = FederationRecord(
+            create,
+            CUSTODY.address,
+            Height(1),
+            FederationStatus.RUNNING,
+            second,
+            BLOB,
+            1,
+            1,
+            1,
+            (),
+            (),
+            (),
+            Amount(0),
+        )
+        self.state = self.state.with_new_federation(self.federation, record).with_ended_round(
+            self.federation, ended
         )
 
     @staticmethod

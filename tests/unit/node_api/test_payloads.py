@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from consensus import jobs
+from consensus import federations, jobs
 from consensus import payload as judging
 from consensus import task as core
 from consensus.params import Validator
@@ -73,6 +73,35 @@ PAYLOADS: tuple[Payload, ...] = (
     jobs.CloseCommits(HASH),
     jobs.RevealResult(HASH, ZERO_HASH),
     jobs.ExpireJob(HASH),
+    federations.CreateFederation(
+        "lungs",
+        "what of",
+        BLOB,
+        BLOB,
+        10,
+        BLOB,
+        1000,
+        (federations.Participant(Address(HASH), 3), federations.Participant(Address(ZERO_HASH), 4)),
+        2,
+        5,
+        4,
+        Millis(1),
+        Millis(2),
+        Millis(3),
+        7,
+        8,
+        9,
+        (core.Milestone(10, Amount(1)),),
+        Millis(11),
+    ),
+    federations.SubmitUpdate(HASH, 1, BLOB),
+    federations.AttestUpdates(HASH, 1, (HASH,)),
+    federations.CloseRound(HASH, 1),
+    federations.ConfirmSum(HASH, 1, ZERO_HASH),
+    federations.OpenSum(HASH, 1, ZERO_HASH, BLOB, BLOB),
+    federations.JudgeRound(HASH, 1, ZERO_HASH, 2, 3),
+    federations.SettleRound(HASH, 1),
+    federations.EndFederation(HASH),
 )
 
 
