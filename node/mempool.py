@@ -10,6 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consensus.codec import encode
+from consensus.federations import (
+    AttestUpdates,
+    CloseRound,
+    ConfirmSum,
+    EndFederation,
+    JudgeRound,
+    OpenSum,
+    SettleRound,
+    SubmitUpdate,
+)
 from consensus.jobs import CloseCommits, CommitResult, ExpireJob, RevealResult
 from consensus.task import Available, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction, compute_transaction_id
@@ -115,8 +125,8 @@ class Mempool:
     def get_candidates(self) -> list[SignedTransaction]:
         """All pending transactions in the order a proposer should try them.
 
-        By sender's nonce, openings by step, commitments before results, so that a chain of dependent
-        transactions goes into one block; otherwise in order of arrival.
+        By sender's nonce, openings by step, commitments before results, what a round consists of in its
+        order, so that a chain of dependent transactions goes into one block; otherwise in order of arrival.
         """
         return [p.transaction for p in sorted(self._pool.values(), key=_get_rank)]
 
@@ -144,8 +154,16 @@ def _get_rank(pooled: PooledTransaction) -> tuple[int, int]:
             return 2, 1
         case RevealResult() | ExpireJob():
             return 2, 2
-        case Available():
+        case Available() | SubmitUpdate():
             return 2, 0
+        case AttestUpdates():
+            return 2, 1
+        case CloseRound() | ConfirmSum():
+            return 2, 2
+        case OpenSum() | JudgeRound():
+            return 2, 3
+        case SettleRound() | EndFederation():
+            return 2, 4
         case PublishTask():
             return 1, pooled.transaction.nonce
         case _:

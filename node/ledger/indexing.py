@@ -1,6 +1,17 @@
 """What of a block is indexed: computed once when it is stored, read again when the head moves."""
 
 from consensus.block import Block
+from consensus.federations import (
+    AttestUpdates,
+    CloseRound,
+    ConfirmSum,
+    CreateFederation,
+    EndFederation,
+    JudgeRound,
+    OpenSum,
+    SettleRound,
+    SubmitUpdate,
+)
 from consensus.identifiers import compute_draft_hash, compute_task_id
 from consensus.jobs import (
     CloseCommits,
@@ -19,7 +30,7 @@ from node.ledger.schema import WORK_POSITION, BlockIndex
 
 
 def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
-    """The ids of tasks, models and jobs and the draft hashes that a transaction is about."""
+    """The ids of tasks, models, jobs and federations and the draft hashes that a transaction is about."""
     payload = transaction.payload
     match payload:
         case Transfer() | ReportVotes() | Govern():
@@ -35,7 +46,7 @@ def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
         case Accuse():
             wrong = payload.accusation
             return (wrong.claim.task if isinstance(wrong, WrongBundle) else wrong.opening.task,)
-        case RegisterModel():
+        case RegisterModel() | CreateFederation():
             return (compute_transaction_id(transaction),)
         case RequestInference():
             return (compute_transaction_id(transaction), payload.model)
@@ -43,6 +54,10 @@ def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
             return (payload.model,)
         case CommitResult() | CloseCommits() | RevealResult() | ExpireJob():
             return (payload.job,)
+        case SubmitUpdate() | AttestUpdates() | CloseRound() | ConfirmSum() | OpenSum():
+            return (payload.federation,)
+        case JudgeRound() | SettleRound() | EndFederation():
+            return (payload.federation,)
         case _:
             return (payload.task,)
 
