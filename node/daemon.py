@@ -168,9 +168,9 @@ class Node:
         group.create_task(expirer.run(), name="job expirer")
         group.create_task(JobPruner(core, config.retention).run(), name="job pruner")
         if config.evaluator.enabled:
-            from node.evaluator import Evaluator
+            from node.evaluator import SCRATCH, Evaluator
 
-            evaluator = Evaluator(core, config.evaluator, config.data_dir / "evaluations")
+            evaluator = Evaluator(core, config.evaluator, config.data_dir / SCRATCH)
             group.create_task(evaluator.run(), name="evaluator")
         if Role.VALIDATOR in config.roles:
             group.create_task(Voter(core, self.network).run(), name="voter")

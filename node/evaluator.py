@@ -40,6 +40,13 @@ RETRY_S = 20.0
 """Before blobs that could not be had, and transactions that were refused, are tried again."""
 PATIENCE_S = 60.0
 """How long a blob may be on its way without a new chunk."""
+SCRATCH = "evaluations"
+"""Below a node's data directory."""
+
+
+def get_progress_path(scratch: Path, job: Hash32) -> Path:
+    """Where the evaluation of a job says how far it is, while it goes on."""
+    return scratch / f"{job.hex()}.progress"
 
 
 class Evaluator:
@@ -191,6 +198,7 @@ class Evaluator:
             keys=await self._fetch(job, request.keys),
             request=await self._fetch(job, request.request),
             output=self._scratch / f"{job.hex()}.result",
+            progress=get_progress_path(self._scratch, job),
         )
         async with self._turn:
             begun = core.clock.monotonic()
@@ -210,6 +218,7 @@ class Evaluator:
                 result = await core.blobs.put_file(paths.output, move=True)
             finally:
                 paths.output.unlink(missing_ok=True)
+                get_progress_path(self._scratch, job).unlink(missing_ok=True)
         return result.root, core.clock.monotonic() - begun
 
     async def _fetch(self, owner: Hash32, ref: BlobRef) -> Path:

@@ -8,6 +8,7 @@ from consensus.block import Header
 from consensus.codec import CodecError, decode
 from consensus.genesis import build_genesis_header, build_genesis_state
 from consensus.identifiers import compute_block_hash
+from consensus.jobs import Receipt
 from consensus.light import (
     MAX_SET_CHANGES,
     FinalityProof,
@@ -21,6 +22,7 @@ from consensus.light import (
     update_at_any_age,
     verify_account,
     verify_headers,
+    verify_receipt,
     verify_task,
     verify_transaction,
 )
@@ -66,6 +68,9 @@ class LightApi(Client):
 
     async def get_task_proof(self, task: Hash32) -> LightValueModel:
         return await self._get(f"/v1/proofs/tasks/{task.hex()}", LightValueModel)
+
+    async def get_receipt_proof(self, job: Hash32) -> LightValueModel:
+        return await self._get(f"/v1/proofs/receipts/{job.hex()}", LightValueModel)
 
     async def get_transaction_proof(self, transaction: Hash32) -> LightTransactionModel:
         return await self._get(f"/v1/proofs/transactions/{transaction.hex()}", LightTransactionModel)
@@ -164,6 +169,14 @@ class LightNode:
         state = None if found.value is None else _decode(TaskState, found.value)
         verify_task(header, task, state, _decode(Proof, found.proof))
         return header, state
+
+    async def get_receipt(self, job: Hash32) -> tuple[Header, Receipt | None]:
+        """A job's receipt, None while there is none. Raises: LightError; ApiError."""
+        found = await self._api.get_receipt_proof(job)
+        header = await self._prove(_decode(Header, found.header))
+        receipt = None if found.value is None else _decode(Receipt, found.value)
+        verify_receipt(header, job, receipt, _decode(Proof, found.proof))
+        return header, receipt
 
     async def get_transaction(self, name: Hash32) -> tuple[Header, SignedTransaction]:
         """A transaction of a final block, an opening for one. Raises: LightError; ApiError."""

@@ -28,3 +28,12 @@ def build_report(path: Path | None) -> Callable[[int, int], None]:
             path.write_text(f"{done} {total}", encoding="ascii")
 
     return report
+
+
+def read_progress(path: Path) -> tuple[int, int] | None:
+    """What `build_report` last wrote, (done, total); None before and after, and while it is written."""
+    try:
+        done, _, total = path.read_text(encoding="ascii").partition(" ")
+        return int(done), int(total)
+    except (OSError, ValueError):
+        return None

@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from consensus.crypto import CHUNK_BYTES, compute_blob_root, compute_chunk_hash
+from consensus.payload import Payload
+from consensus.task import BlobRef
 from consensus.types import Hash32
 from node.api.client import ApiError, SyncClient
 from node.config import ConfigError, NodeConfig
@@ -151,6 +154,27 @@ def wait_included(client: SyncClient, transaction: Hash32, timeout_s: float) -> 
                 "are enough validators running?"
             )
         time.sleep(POLL_S)
+
+
+def submit_alone(payload: Payload, done: str, config: Path | None, timeout_s: float, json: bool) -> None:
+    """Sign and submit what needs nothing uploaded, wait for its block, and print what is done by it."""
+    with connect_operator(load_config(config)) as client:
+        transaction = client.call(client.api.sign_and_submit(payload))
+        height = wait_included(client, transaction, timeout_s)
+    if json:
+        print_json({"transaction": transaction.hex(), "height": height})
+    else:
+        out.print(f"{done} in block {height}")
+
+
+def compute_file_ref(path: Path) -> BlobRef:
+    """The file as a blob: root and length. Raises: OSError."""
+    hashes, length = [], 0
+    with path.open("rb") as file:
+        while data := file.read(CHUNK_BYTES):
+            hashes.append(compute_chunk_hash(data))
+            length += len(data)
+    return BlobRef(compute_blob_root(length, hashes), length)
 
 
 Document = BaseModel | Mapping[str, JsonValue]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from consensus.crypto import CHUNK_BYTES, compute_blob_root, compute_chunk_hash, hash_domain
+from consensus.crypto import hash_domain
 from consensus.jobs import RegisterModel, RequestInference, RetireModel
 from consensus.publication import MAX_STATEMENT, MAX_TITLE
 from consensus.task import BlobRef
@@ -22,9 +22,11 @@ from node.cli.common import (
     ConfigOption,
     JsonOption,
     TimeoutOption,
+    compute_file_ref,
     connect,
     connect_operator,
     err,
+    find_config,
     load_config,
     out,
     parse_hash,
@@ -32,8 +34,10 @@ from node.cli.common import (
     print_json,
     print_table,
     shorten,
+    submit_alone,
     wait_included,
 )
+from node.config import NodeConfig
 from workloads.base import WorkloadError
 
 KindOption = Annotated[str, typer.Option("--kind", help="diagnosis or sequence-diagnosis")]
@@ -44,16 +48,6 @@ HOUR_MS = 3_600_000
 
 def _get_now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def compute_file_ref(path: Path) -> BlobRef:
-    """The file as a blob: root and length. Raises: OSError."""
-    hashes, length = [], 0
-    with path.open("rb") as file:
-        while data := file.read(CHUNK_BYTES):
-            hashes.append(compute_chunk_hash(data))
-            length += len(data)
-    return BlobRef(compute_blob_root(length, hashes), length)
 
 
 def _upload(client: SyncClient, files: dict[str, Path]) -> dict[str, BlobRef]:
@@ -146,13 +140,7 @@ def retire(
     json: JsonOption = False,
 ) -> None:
     """Take a model of yours out of the register; jobs that run go on."""
-    with connect_operator(load_config(config)) as client:
-        transaction = client.call(client.api.sign_and_submit(RetireModel(parse_hash(model, "model"))))
-        height = wait_included(client, transaction, timeout)
-    if json:
-        print_json({"transaction": transaction.hex(), "height": height})
-    else:
-        out.print(f"model {model} is retired, in block {height}")
+    submit_alone(RetireModel(parse_hash(model, "model")), f"model {model} is retired", config, timeout, json)
 
 
 # --- jobs -------------------------------------------------------------------------------------
@@ -264,7 +252,7 @@ def fetch(
     if output.exists():
         raise CliError(f"{output} exists already; choose another --output")
     with connect_operator(load_config(config)) as client:
-        found = _wait_result(client, identifier, timeout)
+        found = _wait_result(client, identifier, timeout, config)
         if found.result is None:
             raise CliError(f"job {shorten(identifier)} has no result")
         ref = BlobRef(Hash32(bytes.fromhex(found.result.root)), found.result.length)
@@ -281,14 +269,20 @@ def fetch(
         out.print(f"{output}: {ref.length} bytes, confirmed; {found.reveals} of {found.commits} have shown")
 
 
-def _wait_result(client: SyncClient, job: str, timeout_s: float) -> InferenceJob:
+def _wait_result(client: SyncClient, job: str, timeout_s: float, config: Path | None) -> InferenceJob:
+    """The bar is of the stake whose organisations have committed."""
     end = time.monotonic() + timeout_s
-    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err) as bar:
         line = bar.add_task("waiting", total=None)
         while True:
             found = client.call(client.api.get_job(job))
             text = f"{found.status}: {found.commits} committed, {found.reveals} shown"
-            bar.update(line, description=text)
+            own = read_own_progress(config, job)
+            here = "" if own is None else f", {own} done here"
+            bar.update(
+                line, description=text + here, completed=found.committed_stake, total=found.total_stake
+            )
             if found.result is not None:
                 return found
             if found.status == "refunded":
@@ -299,6 +293,19 @@ def _wait_result(client: SyncClient, job: str, timeout_s: float) -> InferenceJob
             if time.monotonic() > end:
                 raise CliError(f"job {shorten(job)} has no result after {timeout_s:.0f} s ({text})")
             time.sleep(POLL_S)
+
+
+def read_own_progress(config: Path | None, job: str) -> str | None:
+    """How far the evaluation of a job by the node with these settings is; None if it does none now."""
+    from node.evaluator import SCRATCH, get_progress_path
+    from workloads.refusals import read_progress
+
+    found = find_config(config)
+    if found is None:
+        return None
+    scratch = NodeConfig.load(found).data_dir / SCRATCH
+    progress = read_progress(get_progress_path(scratch, parse_hash(job, "job")))
+    return None if progress is None else f"{100 * progress[0] // max(1, progress[1])} %"
 
 
 def status(
@@ -313,7 +320,8 @@ def status(
         if models:
             _print_models(client.collect(client.api.iterate_inference_models()), json)
         elif job is not None:
-            _print_job(client.call(client.api.get_job(parse_hash(job, "job").hex())), json)
+            found = client.call(client.api.get_job(parse_hash(job, "job").hex()))
+            _print_job(found, None if api is not None else read_own_progress(config, job), json)
         else:
             _print_jobs(client.collect(client.api.iterate_jobs()), json)
 
@@ -343,7 +351,7 @@ def _print_models(models: list[InferenceModel], json: bool) -> None:
     )
 
 
-def _print_job(job: InferenceJob, json: bool) -> None:
+def _print_job(job: InferenceJob, own: str | None, json: bool) -> None:
     if json:
         print_json(job)
         return
@@ -359,6 +367,7 @@ def _print_job(job: InferenceJob, json: bool) -> None:
                 "committed",
                 f"{job.commits} organisations with {job.committed_stake} of {job.total_stake} stake",
             ),
+            ("evaluated here", own),
             ("result", None if job.result is None else job.result.root),
         ]
     )

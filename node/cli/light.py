@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from consensus.block import Header
 from consensus.identifiers import compute_block_hash, compute_chain_id
-from consensus.light import ConflictingFinality, LightError, find_slashable
+from consensus.light import ConflictingFinality, LightError, LightReason, find_slashable
 from consensus.task import OpenGradient, OpenLoss
 from consensus.types import Address
 from node.cli.common import (
@@ -21,6 +21,7 @@ from node.cli.common import (
     Commands,
     ConfigOption,
     JsonOption,
+    compute_file_ref,
     err,
     find_config,
     parse_hash,
@@ -214,6 +215,47 @@ def task(
         }
 
     _run(context, ask, json)
+
+
+@app.command()
+def receipt(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="JOB", help="64 hexadecimal digits")],
+    result: Annotated[
+        Path | None, typer.Option("--result", help="File that must be the job's confirmed result")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """What a job of encrypted inference came to: its confirmed result, and who was right, wrong or silent."""
+    job = parse_hash(name, "JOB")
+    held = None if result is None else compute_file_ref(result)
+
+    async def ask(node: LightNode) -> dict[str, JsonValue]:
+        header, found = await node.get_receipt(job)
+        if found is None:
+            return {"job": name, "exists": False, **_describe(header)}
+        if held is not None and held != found.result:
+            raise LightError(LightReason.VALUE, f"{result} is not the job's result {found.result.root.hex()}")
+        facts: dict[str, JsonValue] = {
+            "job": name,
+            "exists": True,
+            "model": found.model.hex(),
+            "requester": found.requester.hex(),
+            "request": found.request.root.hex(),
+            "keys": found.keys.root.hex(),
+            "result": found.result.root.hex(),
+            "evaluators": _join(found.evaluators),
+            "caught": _join(found.caught),
+            "silent": _join(found.silent),
+            "confirmed at height": found.height,
+        }
+        return facts | _describe(header)
+
+    _run(context, ask, json)
+
+
+def _join(addresses: tuple[Address, ...]) -> str:
+    return ", ".join(address.hex() for address in addresses)
 
 
 @app.command()

@@ -11,15 +11,12 @@ from node.cli.common import (
     JsonOption,
     TimeoutOption,
     connect,
-    connect_operator,
-    load_config,
-    out,
     parse_hash,
     print_facts,
     print_json,
     print_table,
     shorten,
-    wait_included,
+    submit_alone,
 )
 from node.cli.task_draft import draft
 from node.cli.task_publish import contribute, publish
@@ -38,13 +35,7 @@ def expire(
     json: JsonOption = False,
 ) -> None:
     """End a task that is past its deadline or has spent its openings: fees are paid, the rest refunded."""
-    with connect_operator(load_config(config)) as client:
-        transaction = client.call(client.api.sign_and_submit(ExpireTask(parse_hash(task, "task"))))
-        height = wait_included(client, transaction, timeout)
-    if json:
-        print_json({"transaction": transaction.hex(), "height": height})
-    else:
-        out.print(f"task {task} expired in block {height}")
+    submit_alone(ExpireTask(parse_hash(task, "task")), f"task {task} expired", config, timeout, json)
 
 
 @app.command("list")

@@ -245,6 +245,8 @@ async def test_the_command_prints_what_is_proved(
     assert (code, json.loads(output)["proved at height"]) == (0, PAYMENT_HEIGHT)
     code, output = await run("task", "00" * 32, "--json")
     assert (code, json.loads(output)["exists"]) == (0, False)
+    code, output = await run("receipt", "00" * 32, "--json")
+    assert (code, json.loads(output)["exists"]) == (0, False)
     # A block of 2023 binds nobody any more, unless its time is said to be long.
     known = source.get_checkpoint(12)
     old = ["light", "--trust", f"12:{known.hash.hex()}", "--api", str(server.make_url("/"))]

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from node import processes
+from node.cli.main import app
 from tests.integration.sequence_case import LENGTHS, SIDE, WINDOW, make_model, write_sequences
 from tests.testnet.fleet import DEADLINE_S, EVALUATING, Fleet, get_workers, poll, run_fleet
 from tests.testnet.memory import has_in_files, has_in_memory
@@ -99,11 +101,30 @@ def test_a_sequence_is_decided_step_by_step(scene: Scene, tmp_path: Path) -> Non
         assert receipt is not None
         assert (set(receipt.evaluators), receipt.caught, receipt.silent) == (addresses, (), ())
     fleet.wait_agreement((REQUESTER, *EVALUATORS))
+    check_receipt(fleet, jobs[-1], result, addresses)
     after = fleet.count_money(REQUESTER)
     paid = {name: after[fleet.get_address(name)] - before[fleet.get_address(name)] for name in EVALUATORS}
     share = (FEE - PRICE) // len(EVALUATORS)
     assert paid == {name: len(jobs) * (share + PRICE * (name == "node2")) for name in EVALUATORS}
     check_no_secret(fleet, tmp_path / "keys")
+
+
+def check_receipt(fleet: Fleet, job: str, result: Path, evaluators: set[str]) -> None:
+    """The receipt is proved by validators' votes alone, and names this very result."""
+    genesis = str(fleet.directory / "genesis.json")
+    light = ("light", "--genesis", genesis, *fleet.config(REQUESTER), "receipt", job)
+
+    def is_proved() -> bool:
+        # Settled first, final a few blocks later.
+        return bool(json.loads(fleet.bmif(*light, "--json"))["exists"])
+
+    poll(is_proved, "the receipt is final")
+    found = json.loads(fleet.bmif(*light, "--result", str(result), "--json"))
+    assert set(found["evaluators"].split(", ")) == evaluators
+    assert (found["caught"], found["silent"]) == ("", "")
+    other = CliRunner().invoke(app, [*light, "--result", genesis])
+    assert other.exit_code == 2
+    assert "is not the job's result" in other.stderr
 
 
 def check_no_secret(fleet: Fleet, keys: Path) -> None:

@@ -5,14 +5,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from consensus.types import Hash32
 from node.api.fields import BlobRefModel
 from node.api.jobs import InferenceModel, build_inference_model
 from node.blobs import BlobStore
-from node.cli.common import CliError
-from node.cli.diagnose_jobs import check_files, compute_file_ref
+from node.cli.common import CliError, compute_file_ref
+from node.cli.diagnose_jobs import check_files, read_own_progress
 from node.cli.main import app
+from node.config import NodeConfig
+from node.evaluator import SCRATCH, get_progress_path
+from node.testnet import Testnet
 from tests.unit.node_api.fakes import BLOB, START, FakeNode
 from tests.unit.node_api.test_cli import Served
+from workloads.refusals import build_report
 
 runner = CliRunner()
 
@@ -66,3 +71,19 @@ def test_jobs_and_models_are_shown(tmp_path: Path) -> None:
         assert "job" in unknown.stderr
     finally:
         served.close()
+
+
+def test_how_far_the_own_evaluation_is(tmp_path: Path) -> None:
+    """What the evaluator's worker writes is what `status` and `fetch` show, and nothing once it is gone."""
+    directory = tmp_path / "net"
+    made = runner.invoke(app, ["testnet", "init", "--nodes", "4", "--miners", "1", "--dir", str(directory)])
+    assert made.exit_code == 0, made.output
+    config = Testnet.load(directory).get_config_path("node2")
+    job = Hash32(bytes(range(32)))
+    path = get_progress_path(NodeConfig.load(config).data_dir / SCRATCH, job)
+    assert read_own_progress(config, job.hex()) is None
+    path.parent.mkdir(parents=True)
+    build_report(path)(3, 8)
+    assert read_own_progress(config, job.hex()) == "37 %"
+    path.write_text("")
+    assert read_own_progress(config, job.hex()) is None
