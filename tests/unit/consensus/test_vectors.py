@@ -16,6 +16,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from consensus.claims import Presence, sign_claim, sign_presence
 from consensus.codec import decode, encode
 from consensus.crypto import compute_blob_root, compute_chunk_hash, compute_merkle_root, hash_domain
+from consensus.federation_rounds import order_probation
+from consensus.federations import (
+    AttestUpdates,
+    CloseRound,
+    ConfirmSum,
+    EndFederation,
+    JudgeRound,
+    OpenSum,
+    SettleRound,
+    SubmitUpdate,
+)
 from consensus.genesis import build_genesis_state
 from consensus.governance import sign_governance
 from consensus.identifiers import (
@@ -47,6 +58,7 @@ from consensus.task import Available, Claim, DraftTask, ExpireTask, OpenGradient
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Amount, Hash32, Millis
 from consensus.vote import Vote
+from tests.unit.consensus.federated import build_federation
 from tests.unit.consensus.test_evidence import build_double
 from tests.unit.consensus.world import (
     CUSTODY,
@@ -83,6 +95,7 @@ def build_vectors() -> dict[str, Vector]:
         "expire": world.sign(OUTSIDER, ExpireTask(world.task)),
         **build_judgements(world, opening, loss),
         **build_jobs(world),
+        **build_rounds(world),
         "accuse of a loss": world.sign(
             MINER_B,
             Accuse(WrongLoss(loss, world.sign(CUSTODY, loss).signature, hash_domain("test", b"canonical"))),
@@ -139,6 +152,8 @@ def build_vectors() -> dict[str, Vector]:
     miners = [CUSTODY.address, MINER_A.address, OUTSIDER.address]
     leases = compute_leases(hash_domain("test", b"task"), 3, (0, 1), miners)
     vectors["leases"] = {str(batch): b"".join(order).hex() for batch, order in leases.items()}
+    federation = hash_domain("test", b"a federation")
+    vectors["probation"] = {"order": b"".join(order_probation(federation, 3, tuple(miners))).hex()}
     return vectors
 
 
@@ -181,6 +196,24 @@ def build_jobs(world: World) -> dict[str, SignedTransaction]:
         "close commits": world.sign(MINER_B, CloseCommits(job)),
         "reveal result": world.sign(MINER_A, RevealResult(job, root)),
         "expire job": world.sign(OUTSIDER, ExpireJob(job)),
+    }
+
+
+def build_rounds(world: World) -> dict[str, SignedTransaction]:
+    """The kinds of federated rounds."""
+    federation, root, other = (hash_domain("test", name) for name in (b"a federation", b"a sum", b"a model"))
+    update = build_blob("update", 500)
+    opening = OpenSum(federation, 3, root, build_blob("opened", 80), build_blob("model", 64))
+    return {
+        "create federation": world.sign(CUSTODY, build_federation()),
+        "submit update": world.sign(MINER_A, SubmitUpdate(federation, 3, update)),
+        "attest updates": world.sign(MINER_B, AttestUpdates(federation, 3, (update.root,))),
+        "close round": world.sign(OUTSIDER, CloseRound(federation, 3)),
+        "confirm sum": world.sign(MINER_A, ConfirmSum(federation, 3, root)),
+        "open sum": world.sign(CUSTODY, opening),
+        "judge round": world.sign(MINER_B, JudgeRound(federation, 3, other, 693_147, 2**40)),
+        "settle round": world.sign(OUTSIDER, SettleRound(federation, 3)),
+        "end federation": world.sign(OUTSIDER, EndFederation(federation)),
     }
 
 
@@ -240,7 +273,7 @@ def read_merkle(tag: str, leaves: list[bytes]) -> bytes:
     return hash_tagged(tag + "-root", len(leaves).to_bytes(8, "big") + top)
 
 
-@pytest.mark.parametrize("tag", range(21))
+@pytest.mark.parametrize("tag", range(30))
 def test_transactions_read_independently(tag: int) -> None:
     name = [name for name in VECTORS if name.startswith("transaction")][tag]
     chain_id, sender, nonce, payload, signature = read(VECTORS[name])
@@ -344,3 +377,11 @@ def test_leases_read_independently() -> None:
         order = [first, *(miner for miner in order if miner != first)]
         assert b"".join(order).hex() == VECTORS["leases"][str(batch)]
     assert Hash32(task) == hash_domain("test", b"task")
+
+
+def test_probation_reads_independently() -> None:
+    """By H("probation", federation, round, address)."""
+    prefix = hash_tagged("test", b"a federation") + (3).to_bytes(8, "big")
+    miners = [CUSTODY.address, MINER_A.address, OUTSIDER.address]
+    order: list[bytes] = sorted(miners, key=lambda miner: hash_tagged("probation", prefix + miner))
+    assert b"".join(order).hex() == VECTORS["probation"]["order"]

@@ -451,7 +451,7 @@ class World:
 
 
 def count_money(state: State, addresses: Sequence[Address]) -> int:
-    """All money of a state in which only these accounts have ever held any: escrows of tasks and jobs too."""
+    """All money of a state in which only these accounts have ever held any: all escrows too."""
     jailed = state.get_jailed()
     pending = state.get_pending_set()
     total = sum(state.get_account(address).balance for address in addresses)
@@ -467,6 +467,11 @@ def count_money(state: State, addresses: Sequence[Address]) -> int:
         record = None if job is None else state.get_job(job)
         assert record is not None
         total += record.escrow
+    for number in range(state.get_federation_count()):
+        federation = state.get_federation_id(number)
+        found = None if federation is None else state.get_federation(federation)
+        assert found is not None
+        total += found.escrow
     return total
 
 
