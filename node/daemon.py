@@ -22,6 +22,9 @@ from node.core import Core
 from node.equivocation import OpeningWitness
 from node.events import EventBus
 from node.evidence import VoteWatch
+from node.federated_work import FederatedLearning
+from node.federation_retention import FederationPruner
+from node.federator import Federator
 from node.fetch import BlobFetcher
 from node.fusions import FusionDesk
 from node.genesis import load_genesis
@@ -166,7 +169,11 @@ class Node:
         group.create_task(Pruner(core, config.retention).run(), name="pruner")
         expirer = JobExpirer(core, own_only=Role.VALIDATOR not in config.roles)
         group.create_task(expirer.run(), name="job expirer")
-        group.create_task(JobPruner(core, config.retention).run(), name="job pruner")
+        federation_pruner = FederationPruner(core, config.retention)
+        job_pruner = JobPruner(core, config.retention, federation_pruner.get_needed)
+        federation_pruner.spare(job_pruner.get_needed)
+        group.create_task(job_pruner.run(), name="job pruner")
+        group.create_task(federation_pruner.run(), name="federation pruner")
         if config.evaluator.enabled:
             from node.evaluator import SCRATCH, Evaluator
 
@@ -179,6 +186,10 @@ class Node:
             group.create_task(Settler(core).run(), name="settler")
             group.create_task(Accuser(core, config.data_dir / "scratch").run(), name="accuser")
             group.create_task(Judge(core, config.verdict, config.data_dir).run(), name="judge")
+            if config.federation.enabled:
+                scratch = config.data_dir / "federated"
+                federator = Federator(core, config.federation, scratch, FederatedLearning())
+                group.create_task(federator.run(), name="federator")
         if Role.MINER in config.roles:
             miner = Miner(core, config.workers, config.data_dir / "scratch", config.retention)
             group.create_task(miner.run(), name="miner")
@@ -189,6 +200,10 @@ class Node:
             is_archive = config.retention.policy == "archive"
             custody = Custody(core, config.data_dir, config.workers, keep_bundles=is_archive)
             group.create_task(custody.run(), name="custody")
+            from node.federation_custody import FederationCustody
+
+            opener = FederationCustody(core, config.data_dir, config.federation, FederatedLearning())
+            group.create_task(opener.run(), name="federation custody")
 
     async def _start_apis(self, stack: AsyncExitStack) -> None:
         config = self.config

@@ -1,7 +1,7 @@
 """Jobs of encrypted inference as a node's services see them: those that run, their ends, their blobs."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from consensus.inference import LIVING_JOBS
@@ -122,13 +122,20 @@ def iterate_model_roots(record: ModelRecord) -> Iterator[Hash32]:
 
 def note_held(core: Core, identifier: Hash32, root: Hash32) -> None:
     """Remember that a blob is here for the sake of this job or model alone, before it is fetched."""
+    if not core.blobs.has(root):
+        note_made(core, identifier, root)
+
+
+def note_made(core: Core, identifier: Hash32, root: Hash32) -> None:
+    """Remember it of a blob that this node has made for it."""
     key = HELD_PREFIX + identifier
     held = core.chain.ledger.get_record(key) or b""
-    if not core.blobs.has(root) and root not in _split(held):
+    if root not in split_roots(held):
         core.chain.ledger.put_record(key, held + root)
 
 
-def _split(roots: bytes) -> set[Hash32]:
+def split_roots(roots: bytes) -> set[Hash32]:
+    """Those of such a record."""
     return {Hash32(roots[at : at + 32]) for at in range(0, len(roots), 32)}
 
 
@@ -140,9 +147,14 @@ class JobPruner:
     kept longer, never shorter.
     """
 
-    def __init__(self, core: Core, settings: RetentionSettings) -> None:
+    def __init__(
+        self, core: Core, settings: RetentionSettings, get_others: Callable[[], set[Hash32]] = set
+    ) -> None:
+        """`get_others`: roots that something else needs."""
         self._core = core
         self._settings = settings
+        self._get_others = get_others
+        self._needed: set[Hash32] | None = None
         self._jobs = LivingJobs(core)
 
     async def run(self) -> None:
@@ -155,6 +167,12 @@ class JobPruner:
                 looked_at = self._core.chain.head_hash
                 self.prune()
             await self._core.clock.sleep(PRUNE_S)
+
+    def get_needed(self) -> set[Hash32]:
+        """Roots that jobs and models need, at the last look; there has been one."""
+        if self._needed is None:
+            self.prune()
+        return self._needed or set()
 
     def prune(self) -> None:
         """Date what has ended, and drop what is out of date by the chain's time."""
@@ -171,6 +189,9 @@ class JobPruner:
                 needed |= self._get_named(identifier)
             else:
                 due.append(identifier)
+        self._needed = needed
+        if due:
+            needed = needed | self._get_others()
         for identifier in due:
             self._drop(identifier, needed)
 
@@ -199,8 +220,8 @@ class JobPruner:
     def _get_own(self, identifier: Hash32) -> set[Hash32]:
         """What is here for the sake of the job or model: fetched, computed, or of this node's own asking."""
         core, state = self._core, self._core.chain.head_state
-        own = _split(core.chain.ledger.get_record(HELD_PREFIX + identifier) or b"")
-        own |= _split(core.chain.ledger.get_record(RESULT_PREFIX + identifier) or b"")
+        own = split_roots(core.chain.ledger.get_record(HELD_PREFIX + identifier) or b"")
+        own |= split_roots(core.chain.ledger.get_record(RESULT_PREFIX + identifier) or b"")
         job, model = state.get_job(identifier), state.get_model(identifier)
         is_own = job is not None and job.requester == core.address
         if is_own or (model is not None and model.owner == core.address):

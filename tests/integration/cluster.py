@@ -92,7 +92,7 @@ class Peer:
         transport = cluster.hub.build_transport(f"{name}:1", PeerIdentity(name, f"org-{name}"))
         peers = tuple(f"{other}:1" for other in cluster.names if other != name)
         self.network = Network(
-            NetworkConfig(peers, times=TIMES), transport, PeerHandlers(self.core, recomputer), clock
+            NetworkConfig(peers, times=TIMES), transport, PeerHandlers(self.core, recomputer), clock, blobs
         )
         self.network.serve_witness(WitnessDesk(self.core))
         self.network.serve_chain(ChainService(self.chain))
