@@ -8,8 +8,9 @@ numbers, so that quantisation counts as an error of ours.
 Ours rounds numbers to 16, 24 or 36 bits before the weight (`ours-16` and so on) and adds integers exactly, by
 the plan that `he.aggregate_plan` makes; 36 bits are the precision that TenSEAL's sums have. TenSEAL takes its
 tutorials' parameters, ring 8192, primes of 60, 40, 40 and 60 bits and scale 2^40, a vector for every 4096
-numbers, serialised as it does by default (`tenseal`); beside it stand the leanest parameters of it that hold
-the same sum at the same scale, which no tutorial names: ring 4096, primes of 60 and 46 bits (`tenseal-lean`).
+numbers, serialised as it does by default (`tenseal`); beside it stand parameters with a single data prime that
+hold the same sum at the same scale, which no tutorial names: ring 4096, primes of 60 and 46 bits
+(`tenseal-lean`).
 All are at 128 bits of security and on one thread.
 
 Every way runs in a process of its own, one after the other. Seconds are of processor time, which other load
@@ -56,14 +57,15 @@ Participants encrypt weighted updates under one public key, anybody adds them up
 decrypts the sum: exactly that of the integers (`he/aggregate_plan.py` has the proof, with a probability of
 failure below 2^-64 for up to 64 participants). `ours-16`, `ours-24` and `ours-36` round numbers in [-1, 1]
 to so many bits first. `tenseal` are TenSEAL's CKKS vectors with its tutorials' parameters (ring 8192,
-primes of 60, 40, 40 and 60 bits, scale 2^40), serialised by default; `tenseal-lean` has the leanest
-parameters of TenSEAL that hold the sum (ring 4096, primes of 60 and 46 bits). All have 128 bits of security
-and run on one thread, each in a process of its own.
+primes of 60, 40, 40 and 60 bits, scale 2^40), serialised by default; `tenseal-lean` has a single data
+prime, enough for the sum at the same scale (ring 4096, primes of 60 and 46 bits), which no tutorial names.
+All have 128 bits of security and run on one thread, each in a process of its own.
 
 Seconds are of processor time: to encrypt one update, to check (TenSEAL: deserialise) one, to add all of
 them, to decrypt the sum, with (de)serialisation. Precision is that of the sum against the weighted sum of
 the real numbers in clear: bits of the largest value that the largest error leaves right. The upload is what
-all participants send in a round.
+all participants send in a round. Decrypting is slower here, since it rounds every sum to its integer in
+long arithmetic.
 
 {table}
 
@@ -278,28 +280,32 @@ def describe_row(item: Figures) -> str:
 
 def describe_ratios(figures: list[Figures]) -> list[str]:
     """By size: bytes and seconds of TenSEAL's ways over those of ours."""
-    lines, found = [], {(item.values, item.participants, item.way): item for item in figures}
+    lines = [
+        "| participants | values | | beside | times fewer bytes | encrypt, times faster | add | decrypt |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    found = {(item.values, item.participants, item.way): item for item in figures}
     for (values, count, way), item in found.items():
         for other in TENSEAL:
             reference = found.get((values, count, other))
             if way in OURS and reference is not None:
-                seconds = [
-                    f"{name} {getattr(reference, f'{name}_s') / max(getattr(item, f'{name}_s'), 1e-9):.1f}"
-                    for name in ("encrypt", "add", "decrypt")
-                ]
-                lines.append(
-                    f"- {values:,} values, {count} participants: {way} sends"
-                    f" **{reference.update_bytes / item.update_bytes:.1f} times fewer bytes** than {other};"
-                    f" times faster: {', '.join(seconds)}."
+                ratios = (
+                    reference.update_bytes / item.update_bytes,
+                    reference.encrypt_s / item.encrypt_s,
+                    reference.add_s / item.add_s,
+                    reference.decrypt_s / item.decrypt_s,
                 )
+                numbers = " | ".join(f"{ratio:.1f}" for ratio in ratios)
+                lines.append(f"| {count} | {values:,} | {way} | {other} | {numbers} |")
     return lines
 
 
 def describe_parameters(figures: list[Figures]) -> list[str]:
-    lines = []
+    lines = ["| participants | values | | parameters | bytes of the public key |", "|---|---|---|---|---|"]
     for item in figures:
-        line = f"- {item.way}, {item.values:,} values, {item.participants} participants: {item.parameters};"
-        lines.append(f"{line} public key {item.key_bytes:,} bytes.")
+        lines.append(
+            f"| {item.participants} | {item.values:,} | {item.way} | {item.parameters} | {item.key_bytes:,} |"
+        )
     return lines
 
 
@@ -316,7 +322,7 @@ def main() -> None:
     machine = get_machine()
     print(f"seed {SEED}; {machine}; seconds of processor time\n{HEAD}", flush=True)
     figures = run(arguments.ways, arguments.participants, arguments.values)
-    ratios = [*describe_ratios(figures), "", "Parameters:", "", *describe_parameters(figures)]
+    ratios = [*describe_ratios(figures), "", *describe_parameters(figures)]
     print("\n".join(ratios))
     if arguments.output is not None:
         arguments.output.write_text(json.dumps([asdict(item) for item in figures], indent=1))
