@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.federation.arms import Flat, Outcome, evaluate, get_study, train_round
 from workloads.capsnet_training import build_initial
+from workloads.clipping import clip_to_units
 
 Integers = NDArray[np.int64]
 
@@ -63,7 +64,7 @@ class _Log:
 
 
 def run_encrypted(path: Path, fold: int, kind: str) -> tuple[Outcome, Encrypted]:
-    """As `train_averaged`, with clipped and rounded updates that only their sum leaves.
+    """As `train_averaged`, with clipped and truncated updates of which only the sum is opened.
 
     Every update passes the gate; the sum is opened from its bytes.
     """
@@ -155,11 +156,12 @@ def _evaluate(path: Path, fold: int, flat: Flat, cpu_s: float) -> Outcome:
 
 
 def _clip(update: NDArray[np.float64], log: _Log) -> Integers:
-    """The update in units, made no longer than the clip."""
+    """The update in units, made no longer than the clip, as participants make it."""
     norm = float(np.linalg.norm(update))
     log.largest_norm = max(log.largest_norm, norm)
     log.clipped += norm > CLIP
-    return _round(update * min(1.0, CLIP / norm) if norm else update)
+    units: Integers = clip_to_units(update[None, :], int(CLIP * 2**UNIT_BITS), UNIT_BITS)[0]
+    return units
 
 
 def _round(numbers: NDArray[np.float64] | Flat) -> Integers:

@@ -181,11 +181,11 @@ def _describe_precision(found: Everything) -> list[str]:
         )
     one = next(iter(everything.values()))[0]
     return [
-        f"Updates are clipped to an L2 norm of {one.clip:g} and rounded to units of 2^-{one.unit_bits};"
+        f"Updates are clipped to an L2 norm of {one.clip:g} and truncated to units of 2^-{one.unit_bits};"
         " ciphertexts hold integers, so decryption gives the sum of the integers exactly or fails. *Integer"
         " error*: largest distance of the decrypted sum to the integers' own sum, in units. *Error*: largest"
         " distance of a weight's change by the round to the mean in double precision of the updates before"
-        " clipping and rounding, in weights; *bits*: log2 of the largest such mean over that error, the least"
+        " clipping and truncating, in weights; *bits*: log2 of the largest such mean over that error, the least"
         " of all rounds. Seconds: encrypting one update, adding four, opening the sum, a round. No noise was"
         " added.",
         _table(
