@@ -8,8 +8,8 @@ numbers, so that quantisation counts as an error of ours.
 Ours rounds numbers to 16, 24 or 36 bits before the weight (`ours-16` and so on) and adds integers exactly, by
 the plan that `he.aggregate_plan` makes; 36 bits are the precision that TenSEAL's sums have. TenSEAL takes its
 tutorials' parameters, ring 8192, primes of 60, 40, 40 and 60 bits and scale 2^40, a vector for every 4096
-numbers, serialised as it does by default (`tenseal`); beside it stand parameters with a single data prime that
-hold the same sum at the same scale, which no tutorial names: ring 4096, primes of 60 and 46 bits
+numbers, serialised as it does by default (`tenseal`); beside it stand parameters with a single data prime
+that hold the same sum at the same scale, which no tutorial names: ring 4096, primes of 60 and 46 bits
 (`tenseal-lean`).
 All are at 128 bits of security and on one thread.
 
