@@ -61,11 +61,5 @@ def uses_nonce(payload: Payload) -> bool:
     """False for the kinds that are idempotent by content."""
     return isinstance(
         payload,
-        Transfer
-        | DraftTask
-        | Contribute
-        | PublishTask
-        | RegisterModel
-        | RequestInference
-        | CreateFederation,
+        Transfer | DraftTask | Contribute | PublishTask | RegisterModel | RequestInference | CreateFederation,
     )

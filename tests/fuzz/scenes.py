@@ -9,6 +9,16 @@ from consensus.block import Block
 from consensus.claims import Presence, sign_claim, sign_presence, verify_claim, verify_presence
 from consensus.crypto import SigningKey
 from consensus.errors import InvalidBlock
+from consensus.federations import (
+    AttestUpdates,
+    CloseRound,
+    ConfirmSum,
+    EndFederation,
+    JudgeRound,
+    OpenSum,
+    SettleRound,
+    SubmitUpdate,
+)
 from consensus.governance import sign_governance
 from consensus.jobs import CloseCommits, CommitResult, ExpireJob, RequestInference, RetireModel, RevealResult
 from consensus.light import (
@@ -43,6 +53,7 @@ from consensus.transaction import SignedTransaction, sign_transaction, verify_tr
 from consensus.types import Address, Amount, Hash32, Height, Millis
 from consensus.vote import Checkpoint, Vote, sign_vote, verify_vote
 from node.gossip.messages import FinalityReply
+from tests.unit.consensus.federated import build_federation
 from tests.unit.consensus.world import (
     BY_ADDRESS,
     COLLEAGUE,
@@ -150,6 +161,7 @@ def build_transactions() -> list[SignedTransaction]:
         *(world.sign(MINER_A, Accuse(accusation)) for accusation in build_accusations(world)),
         *(world.sign(OUTSIDER, payload) for payload in build_governance(world)),
         *(world.sign(MINER_A, payload) for payload in build_job_payloads()),
+        *(world.sign(MINER_A, payload) for payload in build_federation_payloads()),
     ]
     return list(dict.fromkeys(transactions))
 
@@ -166,6 +178,23 @@ def build_job_payloads() -> list[Payload]:
         CloseCommits(job),
         RevealResult(job, root),
         ExpireJob(job),
+    ]
+
+
+def build_federation_payloads() -> list[Payload]:
+    """Of a federation that no head knows, but for its creation."""
+    federation, root = (Hash32(bytes([number]) * 32) for number in (4, 5))
+    blob = build_blob("update")
+    return [
+        build_federation(),
+        SubmitUpdate(federation, 0, blob),
+        AttestUpdates(federation, 0, (blob.root,)),
+        CloseRound(federation, 0),
+        ConfirmSum(federation, 0, root),
+        OpenSum(federation, 0, root, blob, blob),
+        JudgeRound(federation, 0, root, 2, 1),
+        SettleRound(federation, 0),
+        EndFederation(federation),
     ]
 
 
