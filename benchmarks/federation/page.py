@@ -185,9 +185,9 @@ def _describe_precision(found: Everything) -> list[str]:
         " ciphertexts hold integers, so decryption gives the sum of the integers exactly or fails. *Integer"
         " error*: largest distance of the decrypted sum to the integers' own sum, in units. *Error*: largest"
         " distance of a weight's change by the round to the mean in double precision of the updates before"
-        " clipping and truncating, in weights; *bits*: log2 of the largest such mean over that error, the least"
-        " of all rounds. Seconds: encrypting one update, adding four, opening the sum, a round. No noise was"
-        " added.",
+        " clipping and truncating, in weights; *bits*: log2 of the largest such mean over that error, the"
+        " least of all rounds. Seconds: encrypting one update; adding the four of a round; opening their sum."
+        " No noise was added.",
         _table(
             (
                 *("federation", "rounds", "integer error", "error", "bits", "largest norm"),
