@@ -3,8 +3,6 @@
 import json
 import shutil
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -203,22 +201,3 @@ def test_sequences_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> 
     assert "lacks the arrays order" in invoke(*arguments, code=1)
     assert "is not a network" in invoke("compile", data, "-o", tmp_path / "models", code=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz"]
-
-
-def test_train(tmp_path: Path) -> None:
-    """In a process of its own: it loads torch, which this one has no use for."""
-    draw = np.random.default_rng(7)
-    images = draw.integers(0, 100, (48, 8, 8)).astype(np.uint8)
-    case = np.repeat(np.arange(16), 3)
-    images[case % 2 == 1, 2:6, 2:6] += 150
-    np.savez(tmp_path / "data.npz", images=images, case=case, order=np.tile(np.arange(3), 16), label=case % 2)
-    command = (sys.executable, "-m", "node.cli.main", "diagnose", "sequence", "train", tmp_path / "data.npz")
-    options = ("-o", tmp_path / "network", "--side", "8", "--features", "2", "--epochs", "8", "--json")
-    done = subprocess.run((*command, *options), capture_output=True, text=True, check=True)
-    document = json.loads(done.stdout)
-    assert document["patients"] == [12, 4]
-    provenance = json.loads((tmp_path / "network.json").read_text())
-    assert provenance["auc"] == document["auc"]
-    assert 0.0 <= document["auc"][1] <= document["auc"][0] <= document["auc"][2] <= 1.0
-    invoke("compile", tmp_path / "network", "-o", tmp_path / "models")
-    assert (tmp_path / "models" / "first.model.json").read_text() == (tmp_path / "network.json").read_text()
