@@ -251,7 +251,8 @@ def add_own_noise(network: FederatedNetwork, values: Integers, std: int, secret:
     """Clipped values (P,) with Gaussian noise of the participant's own, each cut to the clip: to cut what is
     noised already costs no privacy."""
     noise = np.array(draw_gaussian(secret, b"federation-own-noise", len(values), std), dtype=np.int64)
-    return np.clip(values + noise, -network.clip, network.clip)
+    kept: Integers = np.clip(values + noise, -network.clip, network.clip)
+    return kept
 
 
 def _train(job: UpdateJob) -> tuple[Integers, float]:

@@ -82,6 +82,5 @@ def build_statement(privacy: FederationPrivacy) -> str:
         f" exchanged for any other: epsilon={show(privacy.epsilon)} against everybody but the custody, also"
         f" against all other participants together; epsilon={show(privacy.own_epsilon)} against the custody,"
         " which holds the secret key, by the participant's own noise. The custody opens the noised sum of"
-        " each round's list once, and by the rules nothing else. Per patient the same numbers hold, and no better"
-        " ones."
+        " each round's list once, and by the rules nothing else. Per patient the same numbers hold."
     )

@@ -9,6 +9,7 @@ from node.cli import (
     diagnose,
     encrypted_fuse,
     evaluate,
+    federation,
     fuse,
     governance,
     keys,
@@ -41,6 +42,7 @@ app.add_typer(task.app, name="task")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.add_typer(diagnose.app, name="diagnose")
+app.add_typer(federation.app, name="federation")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(light.app, name="light")

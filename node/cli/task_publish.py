@@ -92,7 +92,7 @@ def contribute(
         out.print(f"contribution {transaction.hex()}, in block {height}")
 
 
-def _parse_rungs(rungs: list[str], unit: int) -> tuple[Milestone, ...]:
+def parse_rungs(rungs: list[str], unit: int) -> tuple[Milestone, ...]:
     ladder = []
     for text in rungs:
         target, _, reward = text.partition(":")
@@ -195,7 +195,7 @@ def publish(
             initial_weights=weights,
             optimizer=Optimizer(SHIFT, rates),
             loss_schedule=schedule,
-            ladder=_parse_rungs(rung, 2**core.loss_scale_bits),
+            ladder=parse_rungs(rung, 2**core.loss_scale_bits),
             batch_fee=Amount(batch_fee),
             bond=Amount(bond),
             deadline=Millis(
