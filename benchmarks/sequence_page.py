@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.sequence_selection import describe_selection
+from benchmarks.sequence_usage import describe_usage
 from benchmarks.sequences import CONFIG, FOLDS, PHASES, VARIANTS, load_model
 from benchmarks.timing import get_machine
 from he.compiler import compile_network
@@ -72,6 +73,7 @@ def build_page(patients: list[Patient], folder: Path) -> str:
         *describe_costs(patients, folder),
         *describe_weights(folder),
         *describe_refreshes(folder),
+        *describe_usage(),
         *conclude(labels, scores),
     ]
     return "\n".join(parts).rstrip() + "\n"
