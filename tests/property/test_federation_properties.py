@@ -22,12 +22,12 @@ from consensus.task import Milestone
 from consensus.transaction import SignedTransaction
 from consensus.transition import apply_transaction
 from consensus.types import Amount, Millis
-from tests.unit.consensus.federated import CHECKERS, HOSPITALS, Rounds
+from tests.unit.consensus.federated import HOSPITALS, Rounds
 from tests.unit.consensus.world import CUSTODY, KEYS, OUTSIDER, START, VALIDATORS
 
 keys = st.sampled_from(KEYS)
 losses = st.sampled_from([0, 100, 480, 890, 1_000, 1_004, 1_500])
-SPANS = [500, 2_000, 2_000, 2_000, 21_000, 31_000, 45_000]
+SPANS = [2_000, 2_000, 2_000, 2_000, 21_000, 31_000, 45_000]
 
 
 def draw_part(rounds: Rounds, data: st.DataObject) -> SignedTransaction:
@@ -57,23 +57,30 @@ def draw_part(rounds: Rounds, data: st.DataObject) -> SignedTransaction:
             return rounds.world.sign(key, payload)
 
 
-def draw_progress(rounds: Rounds, data: st.DataObject) -> list[SignedTransaction]:
-    """What honest parties would send now, some of them missing."""
+def draw_progress(
+    rounds: Rounds, data: st.DataObject, poisoner: SigningKey | None
+) -> tuple[list[SignedTransaction], int]:
+    """What honest parties would send now, now and then without one of them; and how long after the head."""
 
     def draw_some(parties: Sequence[SigningKey]) -> list[SigningKey]:
-        return [key for key in parties if data.draw(st.integers(0, 5))]
+        missing = data.draw(st.integers(0, 40))
+        return [key for at, key in enumerate(parties) if at != missing]
 
     current = rounds.current
     if current.phase is RoundPhase.TRAINING:
         if not current.submissions:
-            return [rounds.build_submit(key) for key in draw_some(HOSPITALS)]
-        return [*map(rounds.build_attest, draw_some(CHECKERS)), rounds.build_close()]
+            return [rounds.build_submit(key) for key in draw_some(HOSPITALS)], 2_000
+        if not current.submissions[0].attested:
+            return [rounds.build_attest(key) for key in draw_some(VALIDATORS)], 2_000
+        return [rounds.build_close()], 20_000
     if current.phase is RoundPhase.SUMMING:
         if current.total is not None:
-            return [rounds.build_open()]
-        return [rounds.build_confirm(key) for key in draw_some(VALIDATORS)]
-    after = data.draw(losses)
-    return [*(rounds.build_judge(key, 1_000, after) for key in draw_some(VALIDATORS)), rounds.build_settle()]
+            return [rounds.build_open()], 2_000
+        return [rounds.build_confirm(key) for key in draw_some(VALIDATORS)], 2_000
+    is_spoiled = poisoner is not None and poisoner.address in current.listed
+    after = 1_500 if is_spoiled else data.draw(st.sampled_from([480, 890, 1_000, 1_000]))
+    judgements = [rounds.build_judge(key, 1_000, after) for key in draw_some(VALIDATORS)]
+    return [*judgements, rounds.build_settle()], 2_000
 
 
 def check_round(rounds: Rounds, found: RoundRecord) -> None:
@@ -121,39 +128,40 @@ def check(rounds: Rounds, total: int) -> None:
         assert record.escrow == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(st.data())
 def test_whatever_comes_money_stays_and_sums_alone_are_opened(data: st.DataObject) -> None:
     rounds = Rounds()
     world = rounds.world
     total = world.count_money()
     rewards = [Amount(data.draw(st.integers(0, 5_000))) for _ in range(3)]
-    openings = data.draw(st.integers(1, 9))
+    poisoner = data.draw(st.sampled_from([None, *HOSPITALS]))
+    openings = data.draw(st.sampled_from([9, 5, 1]))
     rounds.create(
         ladder=tuple(Milestone(at, reward) for at, reward in zip((900, 500, 200), rewards, strict=True)),
         max_openings=openings,
         rounds=data.draw(st.integers(openings, 12)),
-        min_participants=data.draw(st.integers(2, 3)),
-        deadline=Millis(START + data.draw(st.sampled_from([10_000_000, 150_000]))),
+        min_participants=data.draw(st.sampled_from([2, 2, 3])),
+        deadline=Millis(START + data.draw(st.sampled_from([10_000_000, 10_000_000, 150_000]))),
     )
     check(rounds, total)
-    for _ in range(data.draw(st.integers(1, 30))):
-        wanted = draw_progress(rounds, data) if data.draw(st.integers(0, 3)) else [draw_part(rounds, data)]
-        after = data.draw(st.sampled_from(SPANS))
-        context, state, valid = world.get_context(max(after, 1_500)), world.state, []
+    for _ in range(data.draw(st.sampled_from([45, 30, 5]))):
+        if data.draw(st.integers(0, 15)):
+            wanted, after = draw_progress(rounds, data, poisoner)
+        else:
+            wanted, after = [draw_part(rounds, data)], data.draw(st.sampled_from(SPANS))
+        context, state, valid = world.get_context(after), world.state, []
         for transaction in wanted:
             try:
-                following = apply_transaction(state, transaction, context)
+                state = apply_transaction(state, transaction, context)
             except InvalidTransaction:
                 continue
-            state = following
             valid.append(transaction)
-        world.carry(*valid, after=max(after, 1_500))
+        world.carry(*valid, after=after)
         check(rounds, total)
         if rounds.record.status is FederationStatus.ENDED:
             break
-    end = world.sign(OUTSIDER, EndFederation(rounds.federation))
     if rounds.record.status is FederationStatus.RUNNING:
-        world.carry(end, after=20_000_000)
+        world.carry(world.sign(OUTSIDER, EndFederation(rounds.federation)), after=20_000_000)
     check(rounds, total)
     assert rounds.record.status is FederationStatus.ENDED
