@@ -87,7 +87,10 @@ def main() -> None:
     if options.anew:
         for file in OUT.iterdir():
             file.unlink()
-    machine = get_machine()
+    noted = OUT / "machine"
+    if not (options.kept and noted.exists()):
+        noted.write_text(get_machine())
+    machine = noted.read_text()
     trained = apart(train, path)
     main_model = next(
         one for one in trained if (one.blocks, one.activation, one.seed) == (2, "polynomial", 0)

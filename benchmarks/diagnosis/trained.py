@@ -18,7 +18,7 @@ from workloads.diagnosis_metrics import DiagnosisMetrics, choose_threshold, comp
 
 SEEDS = {2: 3, 3: 3, 4: 3}
 """Seeds trained, by number of convolution blocks."""
-EVENED = (3, 4)
+EVENED = (2, 3, 4)
 """Blocks of the networks that are trained on images of even contrast too."""
 EPOCHS = 25
 PENALTY = 1.0
