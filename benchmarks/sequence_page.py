@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from benchmarks.sequence_selection import describe_selection
 from benchmarks.sequence_usage import describe_usage
 from benchmarks.sequences import CONFIG, FOLDS, PHASES, VARIANTS, load_model
-from benchmarks.timing import get_machine
 from he.compiler import compile_network
 from he.params import build_params
 from he.sequence_plan import build_default_params, compute_segment_seconds, plan_sequence
@@ -64,7 +63,7 @@ def build_page(patients: list[Patient], folder: Path) -> str:
     """Markdown of everything that the stages left in `folder`."""
     labels, scores, ranges, repeats = load_scores(folder)
     parts = [
-        *describe_data(patients),
+        *describe_data(patients, (folder / "machine").read_text()),
         *describe_networks(ranges),
         *compare(labels, scores, repeats),
         *describe_selection(labels, folder, FOLDS),
@@ -98,7 +97,7 @@ def load_scores(folder: Path) -> tuple[Labels, Scores, dict[str, float], int]:
     return labels, scores, ranges, repeats
 
 
-def describe_data(patients: list[Patient]) -> list[str]:
+def describe_data(patients: list[Patient], machine: str) -> list[str]:
     frames = [len(patient.frames) for patient in patients]
     windows = sum(count - CONFIG.window + 1 for count in frames)
     sick = sum(patient.label for patient in patients)
@@ -109,7 +108,7 @@ def describe_data(patients: list[Patient]) -> list[str]:
         "`BMIF_DATA=FOLDER python -m benchmarks.sequences --folder RESULTS --write`; nothing here is edited "
         "by hand.",
         "",
-        f"Machine: {get_machine()}. Seconds are of processor time: the machine was shared while this ran.",
+        f"Machine: {machine}. Seconds are of processor time: the machine was shared while this ran.",
         "",
         "## Data",
         "",

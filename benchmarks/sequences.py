@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figures import Stopwatch
+from benchmarks.timing import get_machine
 from he import network
 from he.recurrent import RecurrentCell, evaluate_sequence
 from workloads.polynomials import sigmoid
@@ -184,6 +185,7 @@ def run_encrypted(data: Path, folder: Path, folds: Sequence[int] = range(FOLDS))
     for number in folds:
         target = folder / f"encrypted-{number}.npz"
         if not target.exists():
+            (folder / "machine").write_text(get_machine())
             model, fold = load_model(folder / f"fold-{number}.npz")
             np.savez(target, allow_pickle=False, **run_fold(model, [patients[index] for index in fold]))
             print(f"fold {number} done", flush=True)
