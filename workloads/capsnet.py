@@ -128,9 +128,14 @@ def compute_margin_loss(lengths: Tensor, labels: Tensor) -> Tensor:
 
 
 def compute_mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Soft Dice of the batch as a whole, for masks may be empty, plus mean cross-entropy; (B, S, S) each."""
+    """Soft Dice plus mean cross-entropy; (B, S, S) each.
+
+    Dice is of all images of the batch with a mask together: hospitals without the finding would else teach
+    the others to draw nothing.
+    """
     chance = torch.sigmoid(logits)
-    dice = (2 * (chance * masks).sum() + 1) / (chance.sum() + masks.sum() + 1)
+    drawn = masks.amax(dim=(1, 2), keepdim=True)
+    dice = (2 * (chance * masks).sum() + 1) / ((chance * drawn).sum() + masks.sum() + 1)
     return 1 - dice + functional.binary_cross_entropy_with_logits(logits, masks)
 
 

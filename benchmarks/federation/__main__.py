@@ -27,7 +27,7 @@ ARMS = (
     "central",
     *(f"{arm}-{kind}" for kind in SHARES for arm in ("apart", "averaged", "encrypted")),
 )
-PHANTOM_ARMS = ("central", "averaged-IID", "encrypted-IID", "encrypted-skewed")
+PHANTOM_ARMS = ("central", "averaged-IID", "encrypted-IID", "averaged-skewed", "encrypted-skewed")
 PHANTOMS = -1
 
 

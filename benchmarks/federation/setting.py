@@ -35,7 +35,8 @@ SHARES: dict[str, Shares] = {
 
 PHANTOM_CONFIG = CapsuleConfig(side=32, channels=(16, 32), strides=(2, 1, 2), segmentation=True)
 PHANTOM_LOCAL = LocalSettings(epochs=4, batch=8, rate=2e-3, shift=2, contrast=0.2)
-PHANTOM_ROUNDS = 8
+PHANTOM_ROUNDS = 16
+PHANTOM_SEED = 1
 PHANTOMS = (160, 80)
 """Patients to train on, and to test on."""
 
@@ -70,9 +71,9 @@ def build_study(path: Path, fold: int) -> Study:
 
 
 def build_phantom_study() -> Study:
-    """Phantoms with known masks; the validation part is empty of use and equals the training part."""
-    train = build_chest_phantoms(SEED, PHANTOMS[0], PHANTOM_CONFIG.side)
-    test = build_chest_phantoms(SEED, PHANTOMS[1], PHANTOM_CONFIG.side, first_patient=PHANTOMS[0])
+    """Phantoms with known masks. No threshold is chosen on them: the validation part is the training part."""
+    train = build_chest_phantoms(PHANTOM_SEED, PHANTOMS[0], PHANTOM_CONFIG.side)
+    test = build_chest_phantoms(PHANTOM_SEED, PHANTOMS[1], PHANTOM_CONFIG.side, first_patient=PHANTOMS[0])
     return Study(PHANTOM_CONFIG, PHANTOM_LOCAL, PHANTOM_ROUNDS, SEED, train, train, test)
 
 

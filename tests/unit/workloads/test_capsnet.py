@@ -76,6 +76,18 @@ def test_mask_loss_is_near_zero_for_the_mask_and_large_for_its_opposite() -> Non
     assert wrong > 10
 
 
+def test_images_without_a_mask_do_not_count_for_dice() -> None:
+    mask = torch.zeros(2, 8, 8)
+    mask[0, 2:5, 3:6] = 1
+    logits = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(2))
+    one, both = compute_mask_loss(logits[:1], mask[:1]), compute_mask_loss(logits, mask)
+    entropies = [torch.nn.functional.binary_cross_entropy_with_logits(logits[:n], mask[:n]) for n in (1, 2)]
+    assert torch.allclose(one - entropies[0], both - entropies[1], atol=1e-6)
+    empty = compute_mask_loss(logits[1:], mask[1:])
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits[1:], mask[1:])
+    assert torch.allclose(empty, entropy, atol=1e-6)
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("segmentation", [False, True])
 def test_parameters_are_counted_and_gradients_reach_all(shared: bool, segmentation: bool) -> None:
