@@ -110,8 +110,8 @@ def _describe_means(trained: Sequence[Trained]) -> list[str]:
     worse = ", ".join(f"at {blocks} blocks" for blocks in losers) or "nowhere"
     return [
         "Means over seeds. *Moved*: on validation images moved by up to 3 pixels, with contrast times 0.7 to"
-        f" 1.3 and brightness up to 0.1 off, the mean of {MOVES} draws. It was looked at after quadratics at 3"
-        " blocks had been seen to fall short on test, and shows what validation as it is hides. A likely"
+        f" 1.3 and brightness up to 0.1 off, the mean of {MOVES} draws. It was looked at after quadratics at"
+        " 3 blocks had been seen to fall short on test, and shows what validation as it is hides. A likely"
         " reason: ReLU scales with its argument, a quadratic does not. *Even* images have one mean and one"
         " spread, made so in clear by whoever encrypts (`workloads.diagnosis.even_contrast`), in training and"
         " test alike. They were chosen by the two validation columns, on two seeds of 3 blocks, before any"
