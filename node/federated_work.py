@@ -170,6 +170,7 @@ class FederatedLearning:
             job.secret,
             job.total,
             participants=job.participants,
+            weights=job.weights,
             noise_std=job.terms.noise_std,
             binding=job.binding,
             output=job.output,

@@ -150,11 +150,13 @@ def open_sum(
     total: Path,
     *,
     participants: int,
+    weights: int,
     noise_std: int,
     binding: bytes,
     output: Path,
 ) -> None:
-    """Decrypt the sum of so many updates, add noise, round; the same arguments always give the same bytes.
+    """Decrypt the sum of so many updates, clip it to what updates of these weights can come to, add noise,
+    round; the same arguments always give the same bytes.
 
     Raises WorkloadError on anything but the well-formed sum of at least two updates, so on one update.
     """
@@ -169,7 +171,22 @@ def open_sum(
             f"sum: {error}; only a round's sum is opened, by the custody's own keys"
         ) from error
     noise = np.array(draw_gaussian(secret, binding, found.parameters, noise_std), dtype=np.int64)
-    _write(output, encode_opened(found, values + noise))
+    _write(output, encode_opened(found, clip_sum(found, values, weights) + noise))
+
+
+def clip_sum(network: FederatedNetwork, values: Integers, weights: int) -> Integers:
+    """A sum (P,) in L2 norm at most clip x the listed weights, truncated.
+
+    One of honest updates is never longer and stays as it is. A longer one has in it what nobody may send: an
+    update beyond the clip, or multiples of another's ciphertexts, which would else stand out of the noise.
+    """
+    limit = float(network.clip) * weights
+    norm = float(np.sqrt(np.square(values.astype(np.float64)).sum()))
+    # The margin is for the norm's own rounding.
+    if norm <= limit * (1 + 1e-12):
+        return values
+    clipped: Integers = np.trunc(values * (limit / norm)).astype(np.int64)
+    return clipped
 
 
 # --- validators ---------------------------------------------------------------------------------

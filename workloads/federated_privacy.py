@@ -5,6 +5,10 @@ update of a round may be any other within the clip, which moves the opened sum b
 L2. The largest weight decides. Openings compose exactly: n Gaussian mechanisms of noise multiplier z are one
 of z / sqrt(n), also where each is chosen by what the earlier ones gave. Probation opens overlapping lists in
 further rounds; each of these openings counts.
+
+Ciphertexts are malleable: a participant may add multiples of another's to its own, so that the other's counts
+more than once. The custody clips a sum to clip x the listed weights before its noise, so that even then two
+sums are no further apart than 2 x clip x all weights; that is the second epsilon.
 """
 
 import math
@@ -25,6 +29,8 @@ class FederationPrivacy:
     openings: int
     epsilon: float
     """Against everybody who sees what was opened, other participants included, but not the custody."""
+    worst_epsilon: float
+    """The same against participants that add others' ciphertexts to their own."""
     own_epsilon: float
     """Against the custody too, even with all other participants: by the participant's own noise alone."""
 
@@ -43,14 +49,25 @@ def compute_epsilon(sensitivity: float, noise_std: float, releases: int, delta: 
 
 
 def compute_privacy(
-    *, clip: int, max_weight: int, noise_std: int, openings: int, own_noise_std: int = 0, rounds: int = 0
+    *,
+    clip: int,
+    max_weight: int,
+    weights: int,
+    noise_std: int,
+    openings: int,
+    own_noise_std: int = 0,
+    rounds: int = 0,
 ) -> FederationPrivacy:
-    """Units as the federation's. `own_noise_std` is of each number of an update before its weight, and
-    `rounds` is how many updates the participant sends, opened or not: the custody could open each."""
+    """Units as the federation's; `weights` is the sum of all participants'.
+
+    `own_noise_std` is of each number of an update before its weight, and `rounds` is how many updates the
+    participant sends, opened or not: the custody could open each.
+    """
     return FederationPrivacy(
         DELTA,
         openings,
         compute_epsilon(2.0 * clip * max_weight, noise_std, openings),
+        compute_epsilon(2.0 * clip * weights, noise_std, openings),
         compute_epsilon(2.0 * clip, own_noise_std, rounds or openings),
     )
 
@@ -80,7 +97,8 @@ def build_statement(privacy: FederationPrivacy) -> str:
     return (
         f"All {privacy.openings} openings together, delta={privacy.delta:g}, all data of one participant"
         f" exchanged for any other: epsilon={show(privacy.epsilon)} against everybody but the custody, also"
-        f" against all other participants together; epsilon={show(privacy.own_epsilon)} against the custody,"
+        f" against all other participants together, and epsilon={show(privacy.worst_epsilon)} if these add"
+        f" others' ciphertexts to their own; epsilon={show(privacy.own_epsilon)} against the custody,"
         " which holds the secret key, by the participant's own noise. The custody opens the noised sum of"
         " each round's list once, and by the rules nothing else. Per patient the same numbers hold."
     )

@@ -152,7 +152,7 @@ def create(
             clip=network.clip, max_weight=largest, openings=opened, epsilon=epsilon
         )
     privacy = federated_privacy.compute_privacy(
-        clip=network.clip, max_weight=largest, noise_std=noise_std, openings=opened
+        clip=network.clip, max_weight=largest, weights=total, noise_std=noise_std, openings=opened
     )
     words = f"{statement} {federated_privacy.build_statement(privacy)}".strip()
     ladder = parse_rungs(rung or [], LOSS_UNIT)

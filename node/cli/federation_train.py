@@ -120,6 +120,7 @@ def join(
     privacy = federated_privacy.compute_privacy(
         clip=found.clip,
         max_weight=max(item.weight for item in found.members),
+        weights=sum(item.weight for item in found.members),
         noise_std=found.noise_std,
         openings=found.max_openings,
         own_noise_std=own_std,

@@ -3,7 +3,7 @@ import pytest
 
 from workloads.base import WorkloadError
 from workloads.capsnet_config import CapsuleConfig, LocalSettings
-from workloads.federated import add_own_noise, clip_change
+from workloads.federated import add_own_noise, clip_change, clip_sum
 from workloads.federated_blobs import (
     FederatedNetwork,
     add_opened,
@@ -96,3 +96,11 @@ def test_own_noise_stays_within_what_a_plan_allows() -> None:
     assert int(np.abs(values).max()) == NETWORK.clip
     assert np.array_equal(values, add_own_noise(NETWORK, fill(0), NETWORK.clip, bytes(32)))
     assert not np.array_equal(values, add_own_noise(NETWORK, fill(0), NETWORK.clip, b"1" * 32))
+
+
+def test_an_honest_sum_stays_as_it_is_and_a_longer_one_is_cut() -> None:
+    values = clip_change(NETWORK, np.random.default_rng(9).normal(0, 1, P))
+    assert np.array_equal(clip_sum(NETWORK, 5 * values, 5), 5 * values)
+    cut = clip_sum(NETWORK, 7 * values, 5)
+    assert sum(int(value) ** 2 for value in cut) <= (5 * NETWORK.clip) ** 2
+    assert np.abs(cut - 5 * values).max() <= 5

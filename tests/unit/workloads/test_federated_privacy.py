@@ -20,16 +20,19 @@ def test_openings_compose_as_the_library_s_accountant_says() -> None:
 
 
 def test_the_largest_weight_and_twice_the_clip_decide() -> None:
-    found = compute_privacy(clip=10, max_weight=3, noise_std=120, openings=4, own_noise_std=20, rounds=5)
+    found = compute_privacy(
+        clip=10, max_weight=3, weights=5, noise_std=120, openings=4, own_noise_std=20, rounds=5
+    )
     assert found.epsilon == compute_epsilon(60, 120, 4)
+    assert found.worst_epsilon == compute_epsilon(100, 120, 4)
     assert found.own_epsilon == compute_epsilon(20, 20, 5)
     assert "epsilon=" in build_statement(found)
 
 
 def test_no_noise_is_no_privacy() -> None:
-    found = compute_privacy(clip=10, max_weight=1, noise_std=0, openings=4)
+    found = compute_privacy(clip=10, max_weight=1, weights=2, noise_std=0, openings=4)
     assert math.isinf(found.epsilon)
-    assert build_statement(found).count("unbounded (no noise)") == 2
+    assert build_statement(found).count("unbounded (no noise)") == 3
     assert compute_epsilon(1, 0, 0) == 0
 
 
