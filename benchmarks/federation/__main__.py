@@ -27,7 +27,7 @@ ARMS = (
     "central",
     *(f"{arm}-{kind}" for kind in SHARES for arm in ("apart", "averaged", "encrypted")),
 )
-PHANTOM_ARMS = ("central", "averaged-IID", "encrypted-IID", "averaged-skewed", "encrypted-skewed")
+PHANTOM_ARMS = ("central", "encrypted-skewed", "encrypted-IID", "averaged-IID")
 PHANTOMS = -1
 
 
@@ -39,9 +39,13 @@ def find_data() -> Path:
     return path
 
 
+def get_file(arm: str, fold: int) -> Path:
+    return OUT / f"{arm}-{'phantoms' if fold == PHANTOMS else fold}.json"
+
+
 def get_outcome(path: Path, arm: str, fold: int) -> tuple[Outcome, Encrypted | None]:
     """As it was kept, else made now."""
-    file = OUT / f"{arm}-{'phantoms' if fold == PHANTOMS else fold}.json"
+    file = get_file(arm, fold)
     if not file.exists():
         print(f"{file.stem}: running", flush=True)
         outcome, encrypted = _run(path, arm, fold)
@@ -94,6 +98,7 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help="renew docs/FEDERATED.md")
     parser.add_argument("--anew", action="store_true", help="keep nothing of earlier runs")
+    parser.add_argument("--kept", action="store_true", help="train nothing; leave out what is not finished")
     options = parser.parse_args()
     path = find_data()
     OUT.mkdir(parents=True, exist_ok=True)
@@ -103,8 +108,15 @@ def main() -> None:
     machine = get_machine()
     print(f"seed {SEED}", flush=True)
     found = [describe_dealing(path, fold) for fold in range(len(TESTS))]
-    outcomes = {arm: [get_outcome(path, arm, fold) for fold in range(len(TESTS))] for arm in ARMS}
-    phantoms = {arm: get_outcome(path, arm, PHANTOMS) for arm in PHANTOM_ARMS}
+    folds = range(len(TESTS))
+
+    def is_wanted(arm: str, *needed: int) -> bool:
+        return not options.kept or all(get_file(arm, fold).exists() for fold in needed)
+
+    outcomes = {
+        arm: [get_outcome(path, arm, fold) for fold in folds] for arm in ARMS if is_wanted(arm, *folds)
+    }
+    phantoms = {arm: get_outcome(path, arm, PHANTOMS) for arm in PHANTOM_ARMS if is_wanted(arm, PHANTOMS)}
     figures = {
         arm: compute_figures(
             [truth for _, truth in found],
@@ -119,9 +131,13 @@ def main() -> None:
             [dealt for dealt, _ in found],
             figures,
             {arm: sum(outcome.cpu_s for outcome, _ in each) for arm, each in outcomes.items()},
-            {kind: [one for _, one in outcomes[f"encrypted-{kind}"] if one is not None] for kind in SHARES},
+            {
+                arm.partition("-")[2]: [one for _, one in each if one is not None]
+                for arm, each in outcomes.items()
+                if arm.startswith("encrypted-")
+            },
             {arm: outcome for arm, (outcome, _) in phantoms.items()},
-            {kind: one for kind in SHARES if (one := phantoms[f"encrypted-{kind}"][1]) is not None},
+            {arm.partition("-")[2]: one for arm, (_, one) in phantoms.items() if one is not None},
         )
     )
     print(page)

@@ -90,9 +90,9 @@ _LIMITS = (
     " which the intervals ignore, as they ignore the draw of first weights and of batches. Encryption hides"
     " updates from everyone but the custody, which is to open sums alone; a mean of weights still tells"
     " something of the data, and bounds on that need noise at a cost in accuracy that this page does not"
-    " measure. On phantoms of another seed, with half of the rounds, a skewed federation drew no mask at all:"
-    " Dice of batches without masks taught it so. Since then Dice is of images with masks alone, and rounds"
-    " are twice as many; these phantoms were drawn after that."
+    " measure. On phantoms of another seed, with 8 rounds, a skewed federation drew no mask at all: Dice of"
+    " batches without masks taught it so. Since then Dice is of images with masks alone; these phantoms were"
+    " drawn after that."
 )
 
 

@@ -35,7 +35,7 @@ SHARES: dict[str, Shares] = {
 
 PHANTOM_CONFIG = CapsuleConfig(side=32, channels=(16, 32), strides=(2, 1, 2), segmentation=True)
 PHANTOM_LOCAL = LocalSettings(epochs=4, batch=8, rate=2e-3, shift=2, contrast=0.2)
-PHANTOM_ROUNDS = 16
+PHANTOM_ROUNDS = 10
 PHANTOM_SEED = 1
 PHANTOMS = (160, 80)
 """Patients to train on, and to test on."""
