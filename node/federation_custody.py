@@ -21,8 +21,10 @@ from node.config import FederationSettings
 from node.core import Core
 from node.federated_work import ApplyJob, FederatedWork, OpenJob, PatientPool
 from node.federations import (
+    RETRY_S,
     ClosedList,
     LivingFederations,
+    Sender,
     add_listed,
     compute_round_owner,
     fetch_held,
@@ -37,8 +39,6 @@ from workloads.base import WorkloadError
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
-RETRY_S = 20.0
-"""Before blobs that could not be had are tried again."""
 OPENING_PREFIX = b"federation-opening/"
 """Of the records of what was opened, by round."""
 
@@ -79,6 +79,8 @@ class FederationCustody:
         self._sums = PatientPool(settings.max_seconds)
         # Its own process: nothing else is in the one that holds the secret key.
         self._opener = PatientPool(settings.max_seconds)
+        self._sender = Sender(core)
+        self._turn = asyncio.Lock()
         self._running: dict[Hash32, asyncio.Task[None]] = {}
         self._not_before: dict[Hash32, float] = {}
         self._refused: set[bytes] = set()
@@ -130,15 +132,8 @@ class FederationCustody:
                 self._refused.add(compute_round_owner(federation, closed.round) + total)
             logger.error("federation %s: nothing is opened: %s", federation.hex()[:12], error)
             return
-        if opening is None:
-            return
-        transaction = core.sign(opening)
-        if core.is_pending(transaction):
-            return
-        admission = core.admit(transaction)
-        if not admission.accepted and not admission.known:
-            self._not_before[federation] = core.clock.monotonic() + RETRY_S
-            logger.error("own opening refused: %s %s", admission.reason, admission.detail)
+        if opening is not None:
+            self._sender.send(opening)
 
     async def open(self, federation: Hash32) -> OpenSum | None:
         """The one opening of the federation's current round; None while its list is not final or its sum is
@@ -146,6 +141,10 @@ class FederationCustody:
 
         Raises: BlobError; WorkloadError if it may not be opened.
         """
+        async with self._turn:
+            return await self._open(federation)
+
+    async def _open(self, federation: Hash32) -> OpenSum | None:
         core = self._core
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         record, closed = core.chain.head_state.get_federation(federation), get_final_list(core, federation)

@@ -1,5 +1,6 @@
 """Federations as a node's services see them: those that run, what of them is final, their blobs and terms."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,20 @@ from pathlib import Path
 from consensus.codec import encode
 from consensus.crypto import hash_domain
 from consensus.federations import CreateFederation, FederationRecord, FederationStatus, RoundRecord
+from consensus.payload import Payload
 from consensus.task import BlobRef
+from consensus.transaction import compute_transaction_id
 from consensus.types import Address, Hash32
 from node.core import Core
 from node.federated_work import FederatedWork, PatientPool, Terms
+from node.gossip.messages import Kind
 from node.jobs import note_held, note_made
 
+logger = logging.getLogger(__name__)
+
+REPEAT_S = 5.0
+RETRY_S = 20.0
+"""Before blobs that could not be had, and transactions that were refused, are tried again."""
 PATIENCE_S = 60.0
 """How long a blob may be on its way without a new chunk."""
 
@@ -101,6 +110,33 @@ def build_list(federation: Hash32, record: FederationRecord) -> ClosedList:
         tuple(updates[address] for address in listed),
         sum(weights[address] for address in listed),
     )
+
+
+class Sender:
+    """Sends each transaction once. One that waits long is announced again, for links may have been down; one
+    that is refused is tried again after a while."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._not_before: dict[bytes, float] = {}
+
+    def send(self, payload: Payload) -> None:
+        core, key, now = self._core, encode(payload), self._core.clock.monotonic()
+        if self._not_before.get(key, 0.0) > now:
+            return
+        transaction = core.sign(payload)
+        self._not_before[key] = now + REPEAT_S
+        if core.is_pending(transaction):
+            core.announce(Kind.TRANSACTION, compute_transaction_id(transaction), encode(transaction))
+            return
+        admission = core.admit(transaction)
+        if not admission.accepted and not admission.known:
+            self._not_before[key] = now + RETRY_S
+            logger.warning("%s refused: %s %s", type(payload).__name__, admission.reason, admission.detail)
+
+    def forget(self) -> None:
+        """Nothing that was sent matters any more."""
+        self._not_before.clear()
 
 
 # --- blobs --------------------------------------------------------------------------------------

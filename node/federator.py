@@ -27,7 +27,6 @@ from consensus.federations import (
     SettleRound,
     Submission,
 )
-from consensus.payload import Payload
 from consensus.types import Hash32, Millis
 from node.blobs import BlobError
 from node.config import FederationSettings
@@ -41,8 +40,10 @@ from node.federated_work import (
     Terms,
 )
 from node.federations import (
+    RETRY_S,
     ClosedList,
     LivingFederations,
+    Sender,
     add_listed,
     build_list,
     compute_round_owner,
@@ -56,8 +57,6 @@ from workloads.base import WorkloadError
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
-RETRY_S = 20.0
-"""Before blobs that could not be had, and transactions that were refused, are tried again."""
 MAX_GRACE_MS = 60_000
 """For validators to attest what came at the end of the window, a quarter of it at most; only while anything
 waits for it."""
@@ -87,6 +86,7 @@ class Federator:
         self._sums = PatientPool(settings.max_seconds)
         self._judges = PatientPool(settings.max_seconds)
         self._running: dict[bytes, asyncio.Task[None]] = {}
+        self._sender = Sender(core)
         self._not_before: dict[bytes, float] = {}
         self._refused: set[bytes] = set()
         self._terms: dict[Hash32, Terms] = {}
@@ -120,32 +120,17 @@ class Federator:
         state, context = core.chain.head_state, get_next_context(core.chain, core.clock.now_ms())
         has_say = state.get_stake(core.address) > 0
         if is_endable(record, context):
-            self._send(EndFederation(federation))
+            self._sender.send(EndFederation(federation))
         elif current.phase is RoundPhase.TRAINING:
             if has_say:
                 self._attest(federation, record)
             self._close(federation, record, context)
         elif is_settleable(state, record, context):
-            self._send(SettleRound(federation, current.number))
+            self._sender.send(SettleRound(federation, current.number))
         elif has_say and current.phase is RoundPhase.SUMMING:
             self._confirm(federation, record)
         elif has_say and current.phase is RoundPhase.OPENED:
             self._judge(federation, record)
-
-    # --- what is sent -------------------------------------------------------------------------
-
-    def _send(self, payload: Payload) -> None:
-        """Once; what got lost is sent again, what is refused after a while."""
-        core, key = self._core, encode(payload)
-        if self._is_waiting(key):
-            return
-        transaction = core.sign(payload)
-        if core.is_pending(transaction):
-            return
-        admission = core.admit(transaction)
-        if not admission.accepted and not admission.known:
-            self._not_before[key] = core.clock.monotonic() + RETRY_S
-            logger.warning("%s refused: %s %s", type(payload).__name__, admission.reason, admission.detail)
 
     def _is_waiting(self, key: bytes) -> bool:
         return self._not_before.get(key, 0.0) > self._core.clock.monotonic()
@@ -166,7 +151,7 @@ class Federator:
             else:
                 self._start(federation + root, self._check(federation, record, item))
         if good:
-            self._send(AttestUpdates(federation, current.number, tuple(sorted(good))))
+            self._sender.send(AttestUpdates(federation, current.number, tuple(sorted(good))))
 
     def _get_pending_attestations(self, federation: Hash32, number: int) -> set[Hash32]:
         said: set[Hash32] = set()
@@ -201,7 +186,7 @@ class Federator:
         grace = 0 if is_complete else min(MAX_GRACE_MS, record.create.train_ms // 4)
         late = replace(context, time=Millis(max(0, context.time - grace)))
         if is_closable(record, late):
-            self._send(CloseRound(federation, current.number))
+            self._sender.send(CloseRound(federation, current.number))
 
     # --- the sum ------------------------------------------------------------------------------
 
@@ -218,7 +203,7 @@ class Federator:
         if found is None or not core.blobs.has(Hash32(found)):
             self._start(closed.digest, self._add(federation, record, closed))
         else:
-            self._send(ConfirmSum(federation, current.number, Hash32(found)))
+            self._sender.send(ConfirmSum(federation, current.number, Hash32(found)))
 
     async def _add(self, federation: Hash32, record: FederationRecord, closed: ClosedList) -> None:
         core = self._core
@@ -242,7 +227,7 @@ class Federator:
         losses = decode(Losses, found)
         if losses != ABSTAINED:
             payload = JudgeRound(federation, current.number, current.model.root, losses.before, losses.after)
-            self._send(payload)
+            self._sender.send(payload)
 
     async def _compare(self, federation: Hash32, record: FederationRecord, key: bytes) -> None:
         """Recompute the model, then compare both on this node's data. Stored before it is sent."""
@@ -307,6 +292,7 @@ class Federator:
         for federation in [item for item in self._terms if item not in living]:
             del self._terms[federation]
         if not living:
+            self._sender.forget()
             self._not_before.clear()
             self._refused.clear()
             self._checked.clear()

@@ -167,7 +167,7 @@ class FederationCluster(Cluster):
             rounds=rounds,
             max_openings=rounds,
             train_ms=Millis(round(1000 * train_s)),
-            open_ms=Millis(20_000),
+            open_ms=Millis(60_000),
             judge_ms=Millis(20_000),
             clip=1_000,
             noise_std=terms.get("noise_std", 0),

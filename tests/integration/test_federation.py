@@ -110,7 +110,8 @@ async def test_a_single_update_is_not_opened_whatever_validators_confirm(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All of stake calls one participant's update the sum of the round; the custody adds by itself."""
-    cluster = FederationCluster(tmp_path, works=dict.fromkeys((1, 2, 3, 4), EchoFederation(betrays=True)))
+    works = dict.fromkeys((1, 2, 3, 4), EchoFederation(betrays=True))
+    cluster = FederationCluster(tmp_path, works=works)
     async with cluster.run():
         await cluster.create(rounds=2)
         for number in MEMBERS:
@@ -172,7 +173,7 @@ async def test_the_custody_goes_on_with_the_same_opening_and_no_other(tmp_path: 
         await cluster.stop(CUSTODY)
         cluster.start(CUSTODY)
         ended = await cluster.wait_ended(0)
-        assert (ended.round.opened, ended.round.model) == (first.opened, first.model)
+        assert (ended.round.opened, ended.round.model) == (first.opened, first.model), ended
         assert cluster.get_record().openings == 1
 
 

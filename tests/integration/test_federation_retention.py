@@ -1,4 +1,4 @@
-"""Blobs of federations: kept as evidence, then dropped; the model that stands is kept, as others' blobs are."""
+"""Blobs of federations: kept as evidence, then dropped; the model that stands is kept, and so are others'."""
 
 from pathlib import Path
 
