@@ -198,7 +198,9 @@ class Trainer:
             typer.echo(json_module.dumps({"round": number, "event": what} | facts))
         else:
             words = ", ".join(f"{name} {value}" for name, value in facts.items())
-            out.print(f"round {number}: {what}" + (f" ({words})" if words else ""), markup=False)
+            out.print(
+                f"round {number}: {what}" + (f" ({words})" if words else ""), markup=False, soft_wrap=True
+            )
 
     def make_update(self, found: Federation) -> Path:
         """The round's update: the one on disk, else trained and encrypted now."""
