@@ -100,7 +100,7 @@ def _print_one(found: Federation, rounds: list[RoundModel]) -> None:
                 one.number,
                 one.outcome or one.phase,
                 len(one.submissions),
-                ", ".join(shorten(address) for address in one.listed) or "-",
+                len(one.listed),
                 "-" if one.opened is None else "yes",
                 "-" if one.left_out is None else shorten(one.left_out),
                 *get_losses(one),
@@ -158,9 +158,11 @@ def export(
             "final height": standing.finalized.height,
             "statement": found.statement,
         }
+        from workloads.federated import run_apart
         from workloads.federated_export import write_model
 
-        write_model(files["network"], files["model"], json_module.dumps(provenance, sort_keys=True), output)
+        text = json_module.dumps(provenance, sort_keys=True)
+        run_apart(write_model, files["network"], files["model"], text, output)
     if json:
         print_json({"output": str(output), "provenance": provenance})
     else:
