@@ -84,8 +84,8 @@ _LIMITS = (
     " labels, so part of what is learnt may be how a figure was made. Nothing here says how the networks do"
     " elsewhere, and they are no medical device. AUCs are modest, and averaging is not at its end after these"
     " rounds: validation still improved in pilots. The network, the side of the images, rates,"
-    " augmentation and the number of rounds were chosen by hand among about twenty pilots, by their AUC on the validation"
-    " publications; pilots trained on publications of two of the folds, and none was judged by a test image."
+    " augmentation and the number of rounds were chosen by hand among about twenty pilots, by their AUC on the"
+    " validation publications; pilots trained on publications of two of the folds, and none was judged by a test image."
     " Thresholds are chosen on validation images too, so that the validation AUC is optimistic. Each"
     " publication outside validation is tested once, but networks of different folds share training images,"
     " which the intervals ignore, as they ignore the draw of first weights and of batches. Encryption hides"
@@ -94,7 +94,8 @@ _LIMITS = (
     " measure. On phantoms of another seed, with 8 rounds, a skewed federation drew no mask at all: Dice of"
     " batches without masks taught it so. Since then Dice is of images with masks alone; these phantoms were"
     " drawn after that. The encrypted IID arm was trained once more after updates were truncated"
-    " as participants truncate them; with rounding to the nearest unit its AUC less that of plain averaging was -0.0009."
+    " as participants truncate them; with rounding to the nearest unit its AUC less that of plain"
+    " averaging was -0.0009."
 )
 
 
