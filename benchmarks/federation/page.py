@@ -80,22 +80,22 @@ def build_page(found: Everything) -> str:
 
 
 _LIMITS = (
-    "The images are few, small and cut from publications; windows, captions and journals differ between the"
-    " labels, so part of what is learnt may be how a figure was made. Nothing here says how the networks do"
-    " elsewhere, and they are no medical device. AUCs are modest, and averaging is not at its end after these"
-    " rounds: validation still improved in pilots. The network, the side of the images, rates,"
-    " augmentation and the number of rounds were chosen by hand among about twenty pilots, by their AUC on the"
-    " validation publications; pilots trained on publications of two of the folds, and none was judged by a test image."
-    " Thresholds are chosen on validation images too, so that the validation AUC is optimistic. Each"
-    " publication outside validation is tested once, but networks of different folds share training images,"
-    " which the intervals ignore, as they ignore the draw of first weights and of batches. Encryption hides"
-    " updates from everyone but the custody, which is to open sums alone; a mean of weights still tells"
-    " something of the data, and bounds on that need noise at a cost in accuracy that this page does not"
-    " measure. On phantoms of another seed, with 8 rounds, a skewed federation drew no mask at all: Dice of"
-    " batches without masks taught it so. Since then Dice is of images with masks alone; these phantoms were"
-    " drawn after that. The encrypted IID arm was trained once more after updates were truncated"
-    " as participants truncate them; with rounding to the nearest unit its AUC less that of plain"
-    " averaging was -0.0009."
+    "The images are few, small and cut from publications; windows, captions and journals differ between"
+    " the labels, so part of what is learnt may be how a figure was made. Nothing here says how the"
+    " networks do elsewhere, and they are no medical device. AUCs are modest, and averaging is not at its"
+    " end after these rounds: validation still improved in pilots. The network, the side of the images,"
+    " rates, augmentation and the number of rounds were chosen by hand among about twenty pilots, by their"
+    " AUC on the validation publications; pilots trained on publications of two of the folds, and none was"
+    " judged by a test image. Thresholds are chosen on validation images too, so that the validation AUC"
+    " is optimistic. Each publication outside validation is tested once, but networks of different folds"
+    " share training images, which the intervals ignore, as they ignore the draw of first weights and of"
+    " batches. Encryption hides updates from everyone but the custody, which is to open sums alone; a mean"
+    " of weights still tells something of the data, and bounds on that need noise at a cost in accuracy"
+    " that this page does not measure. On phantoms of another seed, with 8 rounds, a skewed federation"
+    " drew no mask at all: Dice of batches without masks taught it so. Since then Dice is of images with"
+    " masks alone; these phantoms were drawn after that. The encrypted IID arm was trained once more after"
+    " updates were truncated as participants truncate them; with rounding to the nearest unit its AUC less"
+    " that of plain averaging was -0.0009."
 )
 
 
