@@ -1,8 +1,11 @@
 """`bmif federation`: what is refused before keys are made or anything is trained, and what is shown."""
 
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from node.api.federations import build_federation
@@ -14,6 +17,7 @@ from tests.unit.node_api.fakes import FakeNode
 from tests.unit.node_api.test_cli import Served
 
 runner = CliRunner()
+GUIDE = Path(__file__).parents[3] / "docs" / "FEDERATION.md"
 FIRST, SECOND = "02" * 32, "01" * 32
 
 
@@ -96,3 +100,18 @@ def test_what_can_not_be_is_refused_without_a_node(tmp_path: Path) -> None:
         result = runner.invoke(app, ["federation", "export", FIRST, "-o", str(name), "-c", config])
         assert result.exit_code == 1
         assert words in result.stderr
+
+
+def test_every_command_of_the_guide_is_as_it_says() -> None:
+    text = GUIDE.read_text(encoding="utf-8").replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line.startswith("bmif federation ")]
+    named = set()
+    for line in lines:
+        _, _, name, *arguments = shlex.split(line)
+        command = get_command(app)
+        assert isinstance(command, TyperGroup)
+        group = command.commands["federation"]
+        assert isinstance(group, TyperGroup)
+        group.commands[name].make_context(name, arguments)
+        named.add(name)
+    assert named == {"create", "join", "train", "status", "export"}
