@@ -38,8 +38,9 @@ from a ring of 8192 to one of 16384 (planned: 1.2 GB a request, 1.6 GB for the f
 core).
 
 **Sizes.** Requests of frames have as many ciphertexts as a frame has pixels and colours. Those of 16x16
-pixels in three colours exceed 512 MiB, the longest blob that nodes take unless `limits.max_blob_bytes` and,
-of evaluators, `evaluator.max_blob_bytes` say more.
+pixels in three colours have 604 MB, which the default limits take; with encrypted weights they exceed
+1 GiB, the longest blob that nodes take unless `limits.max_blob_bytes` and, of evaluators,
+`evaluator.max_blob_bytes` say more.
 """
 
 

@@ -174,7 +174,7 @@ class EvaluatorSettings(Section):
     """Evaluate whatever is asked for on the chain, if governance lists this account's organisation."""
     minimum_fee: int = Field(default=1, ge=0)
     """Least fee above the model's price that a job must offer, smallest units."""
-    max_blob_bytes: int = Field(default=512 * 1024 * 1024, ge=1_024)
+    max_blob_bytes: int = Field(default=1024 * 1024 * 1024, ge=1_024)
     """Largest model, keys, request or result; longer ones are left to others."""
     max_waiting: int = Field(default=16, ge=1, le=1_024)
     """Most jobs that are fetched or evaluated at once; one is evaluated at a time."""
@@ -198,7 +198,7 @@ class LimitSettings(Section):
 
     max_request_bytes: int = Field(default=8 * 1024 * 1024, ge=1_024)
     """Largest request body on the public API."""
-    max_blob_bytes: int = Field(default=512 * 1024 * 1024, ge=1_024)
+    max_blob_bytes: int = Field(default=1024 * 1024 * 1024, ge=1_024)
     """Largest single blob stored or fetched."""
     blob_quota_bytes: int = Field(default=64 * 1024 * 1024 * 1024, ge=1_024)
     """All blobs together."""
