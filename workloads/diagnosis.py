@@ -54,18 +54,6 @@ class LabelledImages:
         return LabelledImages(self.images[chosen], self.labels[chosen], self.groups[chosen])
 
 
-def even_contrast(images: Floats) -> Floats:
-    """Images (n, C, H, W) in [0, 1], each with mean 1/2 and, up to clipping, a standard deviation of 1/6.
-
-    What a requester does before encrypting, if the model was trained so. ReLU scales with its argument, a
-    quadratic does not, so a network of quadratics takes changes of contrast harder.
-    """
-    mean = images.mean(axis=(1, 2, 3), keepdims=True)
-    spread = images.std(axis=(1, 2, 3), keepdims=True)
-    result: Floats = np.clip((images - mean) / (6 * spread + 6e-3) + 0.5, 0.0, 1.0)
-    return result
-
-
 @dataclass(frozen=True, slots=True)
 class RangeShare:
     """How one polynomial's inputs lie to the interval that it was fitted on."""

@@ -185,10 +185,14 @@ def encrypt_files(
 
     Beside the request a note is written that `decrypt_file` wants. Raises WorkloadError for images of
     another size, more of them than a request holds, a file that is no model, or keys that do not fit.
+    A provenance beside the model decides whether images are evened in contrast; without one, `read` does.
     """
     program = inference.open_model(model)
     channels, height, width = program.network.shape
-    pixels, names = load_images(images, replace(read, size=(height, width), channels=channels))
+    provenance = _find_provenance(model)
+    even = read.even if provenance is None else provenance.even_contrast
+    read = replace(read, size=(height, width), channels=channels, even=even)
+    pixels, names = load_images(images, read)
     if len(names) > program.images:
         raise WorkloadError(
             f"{images}: has {len(names)} images, a request to this model holds {program.images}"
@@ -197,7 +201,6 @@ def encrypt_files(
     # New keys could never open what is computed from weights under other ones.
     private = open_keys(program, keys, make=not encrypted)
     digest = _compute_digest(keys / EVALUATION_FILE)
-    provenance = _find_provenance(model)
     if encrypted and provenance is not None and provenance.keys_sha256 != digest:
         raise WorkloadError(
             f"{keys}: the weights of {model} are encrypted under another key pair; name that one's folder"

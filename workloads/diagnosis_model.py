@@ -48,6 +48,8 @@ class Provenance:
     """auc, sensitivity and specificity on test, each with its interval's ends."""
     outside: Mapping[str, float]
     """Share of val's pre-activations outside their polynomial's interval, by layer."""
+    even_contrast: bool = False
+    """Whether images are brought to one mean and spread before they are encrypted."""
     keys_sha256: str = ""
     """Of the evaluation keys of the pair that the weights are encrypted under; empty if they are clear."""
 
@@ -69,9 +71,17 @@ class TrainedDiagnosis:
 
 
 def train_diagnosis(
-    data: DiagnosisData, config: DiagnosisConfig, settings: TrainingSettings, report: Report | None = None
+    data: DiagnosisData,
+    config: DiagnosisConfig,
+    settings: TrainingSettings,
+    report: Report | None = None,
+    *,
+    even_contrast: bool = False,
 ) -> TrainedDiagnosis:
-    """Trains on `train`, chooses the threshold on `val`, measures on `test`. Raises WorkloadError."""
+    """Trains on `train`, chooses the threshold on `val`, measures on `test`.
+
+    `even_contrast` only says how the data were read, for who asks about other images. Raises WorkloadError.
+    """
     # Imports torch, which must not meet the encryption library in one process.
     from workloads.network_export import export_network
 
@@ -95,6 +105,7 @@ def train_diagnosis(
         threshold=threshold,
         metrics=describe_metrics(metrics),
         outside={share.layer: share.outside for share in ranges},
+        even_contrast=even_contrast,
     )
     return TrainedDiagnosis(network, provenance, ranges)
 

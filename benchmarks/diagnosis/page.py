@@ -113,9 +113,9 @@ def _describe_means(trained: Sequence[Trained]) -> list[str]:
         f" 1.3 and brightness up to 0.1 off, the mean of {MOVES} draws. It was looked at after quadratics at"
         " 3 blocks had been seen to fall short on test, and shows what validation as it is hides. A likely"
         " reason: ReLU scales with its argument, a quadratic does not. *Even* images have one mean and one"
-        " spread, made so in clear by whoever encrypts (`workloads.diagnosis.even_contrast`), in training and"
-        " test alike. They were chosen by the two validation columns, on two seeds of 3 blocks, before any"
-        " network of theirs was run on test.",
+        " spread, made so in clear by whoever encrypts (`bmif diagnose train --even-contrast`), in training"
+        " and test alike. They were chosen by the two validation columns, on two seeds of 3 blocks, before"
+        " any network of theirs was run on test.",
         _table(
             (
                 *("blocks", "images", "seeds", "validation: ReLU, quadratic", "moved: ReLU, quadratic"),

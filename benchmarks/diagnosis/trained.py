@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from he.network import encode
-from workloads.diagnosis import Floats, even_contrast
+from workloads.diagnosis import Floats
 from workloads.diagnosis_config import CHANNELS, Activation, DiagnosisConfig, TrainingSettings
 from workloads.diagnosis_data import DiagnosisData
+from workloads.diagnosis_images import even_contrast
 from workloads.diagnosis_metrics import DiagnosisMetrics, choose_threshold, compute_auc, compute_metrics
 
 SEEDS = {2: 3, 3: 3, 4: 3}

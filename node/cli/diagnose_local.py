@@ -22,6 +22,10 @@ WindowOption = Annotated[
     str,
     typer.Option(help="Grey values shown: file, file:2, full, percentile, CENTRE/WIDTH, or brain, lung, ..."),
 ]
+EvenOption = Annotated[
+    bool,
+    typer.Option("--even-contrast", help="Bring every image to one mean and spread before all else"),
+]
 KeysOption = Annotated[
     Path, typer.Option("--keys", "-k", help="Folder of the keys; its secret.key never leaves this machine")
 ]
@@ -63,6 +67,7 @@ def train(
     range_penalty: Annotated[
         float, typer.Option(help="Weight of leaving polynomials' intervals", min=0)
     ] = 1.0,
+    even: EvenOption = False,
     resize: ResizeOption = False,
     window: WindowOption = "file",
     json: JsonOption = False,
@@ -76,7 +81,7 @@ def train(
     from workloads.diagnosis_data import load_data
     from workloads.diagnosis_model import get_provenance_path, save_model, train_diagnosis
 
-    read = _build_options(window, resize, 3 if colour else 1, size)
+    read = _build_options(window, resize, even, 3 if colour else 1, size)
     found = load_data(data, read, seed)
     config = DiagnosisConfig(found.train.shape, CHANNELS[blocks], residual=residual)
     settings = TrainingSettings(epochs=epochs, range_penalty=range_penalty, seed=seed)
@@ -86,7 +91,7 @@ def train(
         def report(epoch: int, loss: float) -> None:
             bar.update(line, completed=epoch + 1, description=f"training, loss {loss:.3f}")
 
-        trained = train_diagnosis(found, config, settings, report)
+        trained = train_diagnosis(found, config, settings, report, even_contrast=even)
     save_model(trained, output)
     provenance = trained.provenance
     if json:
@@ -167,12 +172,14 @@ def encrypt(
     images: Annotated[Path, typer.Argument(help="Image (PNG, TIFF, DICOM, NIfTI), or a folder of them")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the encrypted request")],
     keys: KeysOption = Path("diagnosis-keys"),
+    even: EvenOption = False,
     resize: ResizeOption = False,
     window: WindowOption = "file",
     json: JsonOption = False,
 ) -> None:
     """Encrypt images for a model; keys are made if there are none yet.
 
+    Whether images are evened in contrast is the model's provenance's to say, if it lies beside the model.
     The request and the folder's evaluation.keys go to evaluators, who can decrypt neither image nor result.
     """
     from workloads.diagnosis_client import encrypt_files
@@ -180,7 +187,7 @@ def encrypt(
 
     with build_progress() as bar:
         report = build_report(bar, "encrypting")
-        note = encrypt_files(model, images, keys, output, _build_options(window, resize), report)
+        note = encrypt_files(model, images, keys, output, _build_options(window, resize, even), report)
     evaluation = keys / EVALUATION_FILE
     sizes = output.stat().st_size, evaluation.stat().st_size
     if json:
@@ -245,10 +252,13 @@ def decrypt(
         )
 
 
-def _build_options(window: str, resize: bool, channels: int = 1, size: int | None = None) -> "ReadOptions":
+def _build_options(
+    window: str, resize: bool, even: bool, channels: int = 1, size: int | None = None
+) -> "ReadOptions":
     from workloads.diagnosis_images import ReadOptions, parse_window
 
-    return ReadOptions(None if size is None else (size, size), resize, channels, parse_window(window))
+    wanted = None if size is None else (size, size)
+    return ReadOptions(wanted, resize, channels, parse_window(window), even)
 
 
 def _describe(provenance: "Provenance") -> dict[str, JsonValue]:

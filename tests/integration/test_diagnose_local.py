@@ -25,7 +25,8 @@ from he.network import (
 )
 from node.cli.main import app
 from tests.medical import build_dicom
-from workloads.diagnosis_model import Provenance, get_provenance_path
+from workloads.diagnosis_images import even_contrast
+from workloads.diagnosis_model import Provenance, get_provenance_path, load_provenance
 from workloads.inference import InferenceJob, get_inference
 from workloads.polynomials import sigmoid
 
@@ -95,9 +96,9 @@ def run_evaluator(model: Path, keys: Path, request: Path, output: Path) -> None:
     assert workload.run(InferenceJob(model, keys, request, output)) == output.stat().st_size
 
 
-def check_answers(text: str, network: Network, precision: float) -> None:
+def check_answers(text: str, network: Network, precision: float, even: bool = False) -> None:
     images = np.stack(build_pixels())[:, None] / 255
-    logits = evaluate(network, images)[:, 0]
+    logits = evaluate(network, even_contrast(images) if even else images)[:, 0]
     answers = json.loads(text)
     assert [one["image"] for one in answers] == ["p0", "p1", "p2"]
     for one, logit in zip(answers, logits, strict=True):
@@ -115,6 +116,18 @@ def test_from_images_to_probabilities(folder: Path, network: Network, tmp_path: 
     arguments = ("--model", model, "--request", tmp_path / "request", "--keys", keys)
     check_answers(invoke("decrypt", tmp_path / "result", *arguments, "--json"), network, 5e-4)
     assert "probability of ill" in invoke("decrypt", tmp_path / "result", *arguments)
+
+
+def test_images_are_evened_as_those_of_training_were(folder: Path, network: Network, tmp_path: Path) -> None:
+    """The provenance beside the model says so, not whoever encrypts."""
+    keys, model = tmp_path / "keys", tmp_path / "model"
+    model.write_bytes((folder / "model").read_bytes())
+    provenance = replace(load_provenance(get_provenance_path(folder / "model")), even_contrast=True)
+    get_provenance_path(model).write_text(provenance.encode())
+    invoke("encrypt", model, folder / "images", "-o", tmp_path / "request", "--keys", keys)
+    run_evaluator(model, keys / "evaluation.keys", tmp_path / "request", tmp_path / "result")
+    arguments = ("--model", model, "--request", tmp_path / "request", "--keys", keys, "--json")
+    check_answers(invoke("decrypt", tmp_path / "result", *arguments), network, 5e-4, even=True)
 
 
 def test_weights_under_the_own_key(folder: Path, tmp_path: Path) -> None:

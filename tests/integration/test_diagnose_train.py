@@ -24,13 +24,14 @@ def test_train(tmp_path: Path) -> None:
     images = np.stack([np.rint(pair.first * 255) for pair in pairs]).astype(np.uint8)
     images[1::2, 3:8, 3:8] = 255
     np.savez(tmp_path / "data.npz", images=images, labels=np.arange(120) % 2)
-    options = ("-o", tmp_path / "network", "--epochs", "5", "--seed", "3", "--json")
+    options = ("-o", tmp_path / "network", "--epochs", "25", "--seed", "3", "--even-contrast", "--json")
     document = json.loads(invoke("train", tmp_path / "data.npz", *options))
     assert document["images"] == [84, 18, 18]
     assert document["seed"] == 3
     assert document["metrics"]["auc"][0] > 0.9
     provenance = json.loads((tmp_path / "network.json").read_text())
     assert provenance["data_sha256"] == document["data_sha256"]
+    assert provenance["even_contrast"]
     plan = invoke("compile", tmp_path / "network", "-o", tmp_path / "model", "--packing", "batch")
     assert "predicted" in plan
 

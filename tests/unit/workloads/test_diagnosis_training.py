@@ -14,12 +14,12 @@ from workloads.base import WorkloadError
 from workloads.diagnosis import (
     LabelledImages,
     compute_logits,
-    even_contrast,
     measure_ranges,
     train_network,
 )
 from workloads.diagnosis_config import DiagnosisConfig, TrainingSettings
 from workloads.diagnosis_data import DiagnosisData
+from workloads.diagnosis_images import even_contrast
 from workloads.diagnosis_model import (
     evaluate_logits,
     get_provenance_path,
