@@ -41,6 +41,8 @@ MAX_WEIGHT = 2**12
 MAX_ROUNDS = 2**12
 MAX_PARAMETERS = 2**26
 MAX_SPAN_MS = 2**40
+MAX_GRACE_MS = 60_000
+"""For attestations of updates that came at the end of the window; a quarter of it at most."""
 MAX_UNITS = 2**40
 """Of the noise and the slack; of a clip times all weights it is `MAX_OPENED`."""
 
@@ -196,17 +198,23 @@ def is_available(state: State, item: Submission) -> bool:
     return 3 * compute_stake(state, item.attested) > 2 * state.get_total_stake()
 
 
-def is_closable(record: FederationRecord, ctx: BlockContext) -> bool:
-    """True once the window for updates is over."""
-    current = record.round
-    is_over = ctx.time >= current.started + record.create.train_ms
-    return current.phase is RoundPhase.TRAINING and is_over
+def is_closable(state: State, record: FederationRecord, ctx: BlockContext) -> bool:
+    """True once the window for updates is over, and that for attestations unless none is missing.
+
+    Otherwise whoever closes first could cut off updates that came in time and are still being checked.
+    """
+    current, train_ms = record.round, record.create.train_ms
+    if current.phase is not RoundPhase.TRAINING or ctx.time < current.started + train_ms:
+        return False
+    grace = min(MAX_GRACE_MS, train_ms // 4)
+    is_complete = all(is_available(state, item) for item in current.submissions)
+    return is_complete or ctx.time >= current.started + train_ms + grace
 
 
 def apply_close_round(state: State, payload: CloseRound, ctx: BlockContext) -> State:
     """Fixes the list: what is available now; too few lapse."""
     record = _get_round(state, payload.federation, payload.round, RoundPhase.TRAINING)
-    _require(is_closable(record, ctx), Reason.CLOSE_EARLY, payload.federation.hex())
+    _require(is_closable(state, record, ctx), Reason.CLOSE_EARLY, payload.federation.hex())
     current = record.round
     listed = tuple(sorted(item.participant for item in current.submissions if is_available(state, item)))
     closed = replace(

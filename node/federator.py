@@ -10,12 +10,11 @@ import asyncio
 import filecmp
 import logging
 from collections.abc import Coroutine
-from dataclasses import replace
 from pathlib import Path
 
 from consensus.codec import decode, encode
 from consensus.context import BlockContext
-from consensus.federation import is_available, is_closable, is_endable, is_list_final, is_settleable
+from consensus.federation import is_closable, is_endable, is_list_final, is_settleable
 from consensus.federations import (
     AttestUpdates,
     CloseRound,
@@ -27,7 +26,7 @@ from consensus.federations import (
     SettleRound,
     Submission,
 )
-from consensus.types import Hash32, Millis
+from consensus.types import Hash32
 from node.blobs import BlobError
 from node.config import FederationSettings
 from node.core import Core
@@ -57,9 +56,6 @@ from workloads.base import WorkloadError
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
-MAX_GRACE_MS = 60_000
-"""For validators to attest what came at the end of the window, a quarter of it at most; only while anything
-waits for it."""
 SUM_PREFIX = b"federation-sum/"
 """Of the ledger's records of sums that this node has computed, by their list."""
 JUDGED_PREFIX = b"federation-judged/"
@@ -180,13 +176,8 @@ class Federator:
         return self._terms[federation]
 
     def _close(self, federation: Hash32, record: FederationRecord, context: BlockContext) -> None:
-        """At the end of the window, or a little later while somebody may still be checking."""
-        current, state = record.round, self._core.chain.head_state
-        is_complete = all(is_available(state, item) for item in current.submissions)
-        grace = 0 if is_complete else min(MAX_GRACE_MS, record.create.train_ms // 4)
-        late = replace(context, time=Millis(max(0, context.time - grace)))
-        if is_closable(record, late):
-            self._sender.send(CloseRound(federation, current.number))
+        if is_closable(self._core.chain.head_state, record, context):
+            self._sender.send(CloseRound(federation, record.round.number))
 
     # --- the sum ------------------------------------------------------------------------------
 

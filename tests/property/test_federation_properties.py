@@ -72,7 +72,7 @@ def draw_progress(
             return [rounds.build_submit(key) for key in draw_some(HOSPITALS)], 2_000
         if not current.submissions[0].attested:
             return [rounds.build_attest(key) for key in draw_some(VALIDATORS)], 2_000
-        return [rounds.build_close()], 20_000
+        return [rounds.build_close()], 25_000
     if current.phase is RoundPhase.SUMMING:
         if current.total is not None:
             return [rounds.build_open()], 2_000

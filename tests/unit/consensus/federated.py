@@ -147,7 +147,7 @@ class Rounds:
         self.world.carry(*map(self.build_attest, CHECKERS))
 
     def close(self) -> None:
-        self.world.carry(self.build_close(), after=20_000)
+        self.world.carry(self.build_close(), after=25_000)
 
     def finalize(self) -> None:
         """Until the block that closed the list is final."""

@@ -190,6 +190,21 @@ def test_the_list_is_what_is_available_when_the_window_is_over(rounds: Rounds) -
         assert refuse(rounds, late) is Reason.ROUND_CLOSED
 
 
+def test_who_closes_in_haste_cuts_nothing_off(rounds: Rounds) -> None:
+    """While an attestation is missing, the list waits a quarter of the window longer; else for nothing."""
+    world = rounds.world
+    rounds.submit([FIRST, THIRD])
+    world.carry(rounds.build_submit(SECOND))
+    begun, window = rounds.current.started, rounds.record.create.train_ms
+    over = begun + window - world.header.time
+    assert refuse(rounds, rounds.build_close(), over) is Reason.CLOSE_EARLY
+    world.carry(*(rounds.build_attest(key, [SECOND]) for key in CHECKERS))
+    assert refuse(rounds, rounds.build_close(), over - 2_001) is Reason.CLOSE_EARLY
+    world.carry(rounds.build_close(), after=over - 2_000)
+    assert rounds.current.closed_time == begun + window
+    assert rounds.current.listed == (FIRST.address, SECOND.address, THIRD.address)
+
+
 def test_too_few_updates_lapse_and_the_next_round_begins(rounds: Rounds) -> None:
     rounds.submit([FIRST])
     rounds.close()
