@@ -35,7 +35,8 @@ def config(tmp_path: Path) -> str:
 def test_a_model_that_is_none_is_refused_first(
     config: str, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    result = runner.invoke(app, ["task", "draft", *options, "-c", config])
+    limit = {"BMIF_LIMITS__MAX_BLOB_BYTES": str(512 * 1024**2)}
+    result = runner.invoke(app, ["task", "draft", *options, "-c", config], env=limit)
     assert result.exit_code == 1
     assert message in " ".join(result.stderr.split())
     assert not list(tmp_path.rglob("secret.key"))
