@@ -6,11 +6,13 @@ BIN    := $(VENV)/bin
 # Numerics run in worker processes, one a core; threads inside them would only fight.
 export OMP_NUM_THREADS ?= 1
 
-# Tests of one file share their keys and testnets, so files are what is spread over the cores.
-PARALLEL ?= -n auto --dist loadfile
+# Tests of one file share their keys and testnets, so files are what is spread over the cores, the longest first
+# (tests/conftest.py); the plugin's own order, by the number of tests, would begin the longest last.
+PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench results fuzz compose-test reliability reliability-containers adversary lock clean
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-slow lint format bench results reference newcomer fuzz compose-test reliability reliability-containers adversary lock sbom audit clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -49,6 +51,12 @@ bench: setup  ## Speed and memory, against the figures the project promises
 results: setup  ## Real pairs mined (BMIF_DATA=folder that holds fusion/), with metrics; ARGS=--full: every fold
 	$(BIN)/python -m benchmarks.results $(ARGS)
 
+reference: setup  ## Renews docs/reference/ from the program: commands, settings, routes
+	$(BIN)/python -m scripts.reference $(ARGS)
+
+newcomer: setup  ## Does what docs/QUICKSTART.md says, from a clone of what is committed
+	$(BIN)/python -m tests.testnet.newcomer
+
 fuzz: setup  ## Coverage-guided fuzzing of every decoder (ARGS="--seconds 600 --target 'codec.*' --keep")
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/fuzz.lock
 	$(BIN)/python -m tests.fuzz $(ARGS)
@@ -75,6 +83,33 @@ lock: setup  ## Renews the lock files (UPGRADE=--upgrade for newer versions)
 	cd scripts && $(COMPILE) $(APART) --extra dev -c ../requirements.lock -o ../requirements-dev.lock ../pyproject.toml
 	cd scripts && $(COMPILE) --unsafe-package pip -o pyfhel-build.lock pyfhel-build.in
 	cd scripts && $(COMPILE) -o fuzz.lock fuzz.in
+	cd scripts && $(COMPILE) --unsafe-package pip -o audit.lock audit.in
+
+# The tools live in an environment of their own: neither runtime nor tests need them.
+AUDIT = build/audit
+SBOM ?= out/sbom.json
+
+$(AUDIT)/.done: scripts/audit.lock
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/audit.lock
+	touch $@
+
+# The runtime lock, and the two packages that scripts/setup.py installs apart from it.
+$(AUDIT)/runtime.txt: requirements.lock scripts/setup.py $(AUDIT)/.done
+	cp requirements.lock $@
+	sed -n -e 's/^TORCH = "\(.*\)"/torch==\1/p' -e 's/^PYFHEL = "\(.*\)"/pyfhel==\1 \\/p' \
+	  -e 's/^PYFHEL_SDIST_SHA256 = "\(.*\)"/    --hash=sha256:\1/p' scripts/setup.py >> $@
+
+sbom: $(AUDIT)/runtime.txt  ## What the runtime is made of, as CycloneDX JSON, validated (SBOM=out/sbom.json)
+	mkdir -p $(dir $(SBOM))
+	$(AUDIT)/bin/cyclonedx-py requirements --output-reproducible --validate -o $(SBOM) $(AUDIT)/runtime.txt
+
+audit: $(AUDIT)/runtime.txt  ## Known weaknesses of what is locked; asks the advisory service, so it is not part of CI
+	@for lock in $(AUDIT)/runtime.txt requirements-dev.lock; do \
+	  sed 's/ *--hash=[^ ]*//; s/ *\\$$//' $$lock > $(AUDIT)/asked.txt; \
+	  $(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r $(AUDIT)/asked.txt || \
+	  { echo "audit of $$lock failed: a weakness above, or the advisory service could not be reached" >&2; exit 1; }; \
+	done
 
 clean:  ## Removes what builds and runs left in the tree; not the cache of wheels
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,8 +7,6 @@ from consensus.transaction import SignedTransaction
 from consensus.types import Address, Hash32, Height, Millis, Signature
 from consensus.vote import Vote
 
-BLOCK_VERSION = 1
-
 
 @dataclass(frozen=True, slots=True)
 class Header:

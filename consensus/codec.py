@@ -68,6 +68,11 @@ def decode_stored(cls: type[T], data: bytes) -> T:
     return cast(T, value)
 
 
+def decode_leading_integer(data: bytes, at: int) -> int:
+    """The integer that begins at this position, whatever follows it. Raises: CodecError."""
+    return _parse_integer(data, at)[0]
+
+
 def pack(wire: object) -> bytes:
     try:
         return cast(bytes, msgpack.packb(wire, use_bin_type=True))

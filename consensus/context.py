@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from consensus.params import ChainParams
 from consensus.types import Hash32, Height, Millis
+from consensus.versions import ProtocolVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +13,5 @@ class BlockContext:
     time: Millis
     params: ChainParams
     chain_id: Hash32
+    rules: ProtocolVersion
+    """Of the version in force at this height."""

@@ -1,6 +1,6 @@
 """The first block and state of a chain, from its genesis document alone."""
 
-from consensus.block import BLOCK_VERSION, Header
+from consensus.block import Header
 from consensus.finality import build_genesis_finality
 from consensus.governance import MAX_STAKE, MAX_VALIDATORS
 from consensus.identifiers import (
@@ -14,6 +14,7 @@ from consensus.records import Account, ValidatorSet
 from consensus.state import State
 from consensus.tree import NodeSource, Tree
 from consensus.types import MAX_AMOUNT, MAX_TIME_MS, ZERO_HASH, Address, Height
+from consensus.versions import GENESIS_VERSION
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """What one message between peers can carry."""
@@ -79,7 +80,7 @@ def build_genesis_state(genesis: Genesis, source: NodeSource | None = None) -> S
 def build_genesis_header(genesis: Genesis, state: State) -> Header:
     """The header of height 0; nobody signs it, its hash follows from the document."""
     return Header(
-        version=BLOCK_VERSION,
+        version=GENESIS_VERSION,
         chain_id=compute_chain_id(genesis),
         height=Height(0),
         parent=ZERO_HASH,

@@ -11,10 +11,12 @@ from consensus.finality import is_quorum
 from consensus.params import Validator
 from consensus.payload import (
     Approval,
+    CancelUpgrade,
     Govern,
     Governance,
     Grant,
     Reinstate,
+    ScheduleUpgrade,
     SetMiningOrganisations,
     SetOrganisation,
     SetValidators,
@@ -22,10 +24,23 @@ from consensus.payload import (
 from consensus.records import PendingSet
 from consensus.state import State
 from consensus.types import Address, Amount, Hash32
+from consensus.upgrade import apply_cancel, apply_schedule
 
 MAX_STAKE = 2**53
 MAX_VALIDATORS = 1_024
 MAX_NAME = 200
+
+_CONTROL_RANGES = (
+    (0x00, 0x1F),
+    (0x7F, 0xA0),
+    (0xAD, 0xAD),
+    (0x2000, 0x200F),
+    (0x2028, 0x202F),
+    (0x205F, 0x206F),
+    (0x3000, 0x3000),
+    (0xFEFF, 0xFEFF),
+)
+"""Control and formatting characters, and spaces other than U+0020."""
 
 
 def _require(condition: bool, reason: Reason, detail: str) -> None:
@@ -68,8 +83,10 @@ def apply_govern(state: State, payload: Govern, ctx: BlockContext) -> State:
             names = action.organisations
             is_set = all(0 < len(name) <= MAX_NAME for name in names) and len(set(names)) == len(names)
             _require(is_set, Reason.GOVERN_FIELD, "organisations must be named, each once")
+            _check_names(names, ctx)
             return state.with_mining_organisations(names)
         case SetOrganisation():
+            _check_names((action.organisation,), ctx)
             return _set_organisation(state, action)
         case Reinstate():
             suspended = state.get_suspended()
@@ -77,6 +94,21 @@ def apply_govern(state: State, payload: Govern, ctx: BlockContext) -> State:
             return state.with_suspended(tuple(name for name in suspended if name != action.organisation))
         case Grant():
             return _grant(state, action)
+        case ScheduleUpgrade():
+            return apply_schedule(state, action, ctx)
+        case CancelUpgrade():
+            return apply_cancel(state, action, ctx)
+
+
+def _is_control(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in _CONTROL_RANGES)
+
+
+def _check_names(names: tuple[str, ...], ctx: BlockContext) -> None:
+    """From version 2 on: by code points, which no edition of Unicode changes."""
+    if ctx.rules.plain_names:
+        is_plain = all(name == name.strip(" ") and not any(map(_is_control, name)) for name in names)
+        _require(is_plain, Reason.GOVERN_FIELD, "names have no control characters and no spaces at the ends")
 
 
 def _set_validators(state: State, action: SetValidators, signers: set[Address], ctx: BlockContext) -> State:

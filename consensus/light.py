@@ -49,6 +49,7 @@ from consensus.state import (
 from consensus.transaction import SignedTransaction
 from consensus.tree import Proof, verify_proof
 from consensus.types import Address, Hash32, Height, Millis, Signature
+from consensus.versions import get_highest_version
 from consensus.vote import Checkpoint, Vote, is_slashable, verify_vote
 
 MAX_SET_CHANGES = 64
@@ -71,6 +72,8 @@ class LightReason(StrEnum):
     TOO_MANY = "TOO_MANY"
     REGRESS = "REGRESS"
     EXPIRED = "EXPIRED"
+    VERSION = "VERSION"
+    """Proved, and of a protocol version that this software does not know."""
     HEADERS = "HEADERS"
     VALUE = "VALUE"
 
@@ -259,6 +262,16 @@ def verify_set_change(validators: ValidatorSet, change: SetChange, chain_id: Has
     return following
 
 
+def _check_version(header: Header, known: int | None) -> None:
+    """Raises: LightError unless the rules of the header's block are known."""
+    most = get_highest_version() if known is None else min(known, get_highest_version())
+    detail = (
+        f"the block of height {header.height} obeys protocol version {header.version}, this software knows "
+        f"versions up to {most}: install a newer release of bmif"
+    )
+    _require(header.version <= most, LightReason.VERSION, detail)
+
+
 # --- the client -------------------------------------------------------------------------------
 
 
@@ -267,14 +280,15 @@ def is_expired(state: LightState, now: Millis, evidence_ms: int) -> bool:
     return now - state.trusted.time > evidence_ms
 
 
-def trust_header(header: Header, set_proof: SetProof) -> LightState:
+def trust_header(header: Header, set_proof: SetProof, known: int | None = None) -> LightState:
     """A client that believes its operator that this header, known by its hash, is of a final block.
 
     Raises: LightError if the set is not the one in the header's state, or if the header is genesis's, which
-    its hash does not determine.
+    its hash does not determine; VERSION if it is of a protocol version above `known`, or unknown.
     """
     _require(header.height > 0, LightReason.GENESIS)
     verify_set_proof(header, set_proof)
+    _check_version(header, known)
     return LightState(header.chain_id, header, set_proof.validators)
 
 
@@ -285,11 +299,13 @@ def update(
     now: Millis,
     evidence_ms: int,
     headers: Sequence[Header] | None = None,
+    known: int | None = None,
 ) -> LightState:
     """What the client believes after a proof; the same as before if the proof is of the trusted header.
 
     `changes` lead from the trusted set to that of the proof, in order. `headers` are those above the trusted
     one up to the proved one, ascending; with them a finality that leaves the trusted block is told apart.
+    Headers of a protocol version above `known`, or unknown, may mean what this software can't tell.
 
     Raises: ConflictingFinality; LightError, also for a header below the trusted one, and where trust is too
     old.
@@ -298,7 +314,7 @@ def update(
     # That nothing is new may be heard from anyone, at any time.
     is_new = proof.checkpoint != state.checkpoint
     _require(not (is_new and is_expired(state, now, evidence_ms)), LightReason.EXPIRED, detail)
-    return _update(state, changes, proof, headers)
+    return _update(state, changes, proof, headers, known)
 
 
 def update_at_any_age(
@@ -306,9 +322,10 @@ def update_at_any_age(
     changes: Sequence[SetChange],
     proof: FinalityProof,
     headers: Sequence[Header] | None = None,
+    known: int | None = None,
 ) -> LightState:
     """Like `update` for a client that knows otherwise that the trusted set's stake still binds it."""
-    return _update(state, changes, proof, headers)
+    return _update(state, changes, proof, headers, known)
 
 
 def _update(
@@ -316,6 +333,7 @@ def _update(
     changes: Sequence[SetChange],
     proof: FinalityProof,
     headers: Sequence[Header] | None,
+    known: int | None,
 ) -> LightState:
     _require(len(changes) <= MAX_SET_CHANGES, LightReason.TOO_MANY, f"{len(changes)} changes of set")
     validators = state.validators
@@ -330,6 +348,9 @@ def _update(
     _require(checkpoint.height > trusted.height, LightReason.REGRESS, f"height {checkpoint.height}")
     if headers is not None:
         _check_descent(state, proof, headers)
+    # Last, so that it is said of what is proved only.
+    for header in (*(change.target for change in changes), proof.source):
+        _check_version(header, known)
     return LightState(state.chain_id, proof.source, validators, proof)
 
 

@@ -34,7 +34,7 @@ from consensus.task import (
     PublishTask,
     Transfer,
 )
-from consensus.types import Address, Amount, Hash32, Signature
+from consensus.types import Address, Amount, Hash32, Height, Signature
 from consensus.vote import Vote
 
 
@@ -146,7 +146,31 @@ class Grant:
     amount: Amount
 
 
-Action = SetValidators | SetMiningOrganisations | SetOrganisation | Reinstate | Grant
+@dataclass(frozen=True, slots=True)
+class ScheduleUpgrade:
+    """Blocks from this height on obey the rules of this protocol version."""
+
+    version: int
+    height: Height
+
+
+@dataclass(frozen=True, slots=True)
+class CancelUpgrade:
+    """Takes back the upgrade that is scheduled, named in full."""
+
+    version: int
+    height: Height
+
+
+Action = (
+    SetValidators
+    | SetMiningOrganisations
+    | SetOrganisation
+    | Reinstate
+    | Grant
+    | ScheduleUpgrade
+    | CancelUpgrade
+)
 
 
 @dataclass(frozen=True, slots=True)

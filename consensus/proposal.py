@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from consensus.block import BLOCK_VERSION, Block, Body, Header, Work
+from consensus.block import Block, Body, Header, Work
 from consensus.codec import encode
 from consensus.context import BlockContext
 from consensus.crypto import SigningKey
@@ -28,6 +28,7 @@ from consensus.turns import (
     get_work_rank,
 )
 from consensus.types import MAX_TIME_MS, ZERO_HASH, Hash32, Height, Millis
+from consensus.upgrade import build_context
 from consensus.validation import check_carrier_turn, check_work
 from consensus.vote import Checkpoint, Vote
 
@@ -165,14 +166,16 @@ def build_proposal(
     params: ChainParams,
     chain_id: Hash32,
     votes: Sequence[Vote] = (),
+    known: int | None = None,
 ) -> Proposal:
     """A block that every node accepts (but for W4, which is the caller's to know beforehand).
 
-    Raises: InvalidBlock if the key is not entitled to propose this at this time.
+    Raises: InvalidBlock if the key is not entitled to propose this at this time, UnknownVersion if the rules
+    of its height are of a version above `known`.
     """
-    ctx = BlockContext(Height(parent.height + 1), time, params, chain_id)
+    ctx = build_context(parent_state, Height(parent.height + 1), time, params, chain_id, known)
     draft = Header(
-        version=BLOCK_VERSION,
+        version=ctx.rules.number,
         chain_id=chain_id,
         height=ctx.height,
         parent=compute_block_hash(parent),

@@ -197,6 +197,21 @@ class Charter:
 
 
 @dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A protocol version and the height of the first block that obeys it."""
+
+    version: int
+    height: Height
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeList:
+    """By ascending height; versions rise with it."""
+
+    upgrades: tuple[Upgrade, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AccusationRecord:
     signers: tuple[Address, ...]
     stake: int

@@ -27,6 +27,8 @@ from consensus.records import (
     TaskList,
     TaskState,
     TaskStatus,
+    Upgrade,
+    UpgradeList,
     ValidatorSet,
 )
 from consensus.task import PublishTask
@@ -64,6 +66,7 @@ _PREVIOUS_SET = b"validators/previous"
 _JAILED = b"jailed"
 _LOCKS = b"locks"
 _CHARTER = b"charter"
+_UPGRADES = b"upgrades"
 _ORGANISATIONS = b"organisations"
 _SUSPENDED = b"suspended"
 _MEMBERS = b"members"
@@ -251,6 +254,16 @@ class State:
         """With `amount` more in the treasury."""
         charter = self.get_charter()
         return self.with_charter(replace(charter, treasury=Amount(charter.treasury + amount)))
+
+    def get_upgrades(self) -> tuple[Upgrade, ...]:
+        """Every protocol upgrade that was or will be, by ascending height."""
+        found = self._get_cached(UpgradeList, _UPGRADES)
+        return found.upgrades if found else ()
+
+    def with_upgrades(self, upgrades: tuple[Upgrade, ...]) -> "State":
+        if not upgrades:
+            return State(self.tree.delete(_UPGRADES))
+        return self._with(_UPGRADES, UpgradeList(upgrades))
 
     def get_accusation(self, accusation: Hash32) -> AccusationRecord | None:
         return self._get(AccusationRecord, b"accusation/" + accusation)

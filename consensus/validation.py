@@ -4,9 +4,8 @@ Cheapest checks first: what needs no state, then what needs the parent, then the
 then the transactions, and last the one recomputation that may have to be waited for (W4).
 """
 
-from consensus.block import BLOCK_VERSION, Block, Header, Work
-from consensus.codec import CodecError, NonCanonicalError, decode, encode
-from consensus.context import BlockContext
+from consensus.block import Block, Header, Work
+from consensus.codec import CodecError, NonCanonicalError, decode, decode_leading_integer, encode
 from consensus.crypto import verify
 from consensus.errors import Held, InvalidBlock, InvalidTransaction, NeedsWork, Reason
 from consensus.identifiers import (
@@ -24,10 +23,14 @@ from consensus.state import State, TaskStatus
 from consensus.transition import apply_block
 from consensus.turns import get_carrier_proposer, get_rank_time, get_work_rank
 from consensus.types import MAX_TIME_MS, Hash32, Millis
+from consensus.upgrade import UnknownVersion, build_context
+from consensus.versions import GENESIS_VERSION, get_highest_version
 from consensus.work import LossCheck, WorkVerifier
 
 MAX_FRAME_BYTES = 1024
 """More than a block's bytes outside its body ever are."""
+_BLOCK_START = bytes((0x93, 0x9A))
+"""The heads of a block's array and of its header's, which every version shares; the version follows."""
 
 
 def _require(condition: bool, reason: Reason, detail: str) -> None:
@@ -50,7 +53,21 @@ def decode_block(data: bytes, params: ChainParams) -> Block:
     except NonCanonicalError as error:
         raise InvalidBlock(Reason.B1_NON_CANONICAL, str(error)) from error
     except CodecError as error:
+        version = peek_version(data)
+        if version is not None and version > get_highest_version():
+            raise UnknownVersion(version, get_highest_version()) from error
         raise InvalidBlock(Reason.B1_MALFORMED, str(error)) from error
+
+
+def peek_version(data: bytes) -> int | None:
+    """What a block that can't be decoded says its version is: later ones may hold what is not known here."""
+    start = data[:2]
+    if start != _BLOCK_START:
+        return None
+    try:
+        return decode_leading_integer(data, len(start))
+    except CodecError:
+        return None
 
 
 def check_block(block: Block, params: ChainParams, chain_id: Hash32) -> None:
@@ -67,12 +84,14 @@ def check_block(block: Block, params: ChainParams, chain_id: Hash32) -> None:
     _require(size <= params.max_body_bytes, Reason.B1_OVERSIZE, f"body of {size} bytes")
     count = len(body.transactions)
     _require(count <= params.max_transactions, Reason.B1_OVERSIZE, f"{count} transactions")
-    _require(header.version == BLOCK_VERSION, Reason.B2_VERSION, str(header.version))
+    _require(header.version >= GENESIS_VERSION, Reason.B2_VERSION, str(header.version))
     _require(header.chain_id == chain_id, Reason.B2_CHAIN, header.chain_id.hex())
     _require(header.height > 0, Reason.B2_HEIGHT, str(header.height))
     _require(header.time <= MAX_TIME_MS, Reason.B3_RANGE, str(header.time))
     is_signed = verify(header.proposer, "block", block_hash, block.signature)
     _require(is_signed, Reason.B4_SIGNATURE, header.proposer.hex())
+    if header.version > get_highest_version():
+        raise UnknownVersion(header.version, get_highest_version(), header.height)
     root = compute_transactions_root(body.transactions)
     _require(root == header.transactions_root, Reason.B5_TRANSACTIONS_ROOT, root.hex())
     root = compute_work_root(body.work)
@@ -162,11 +181,12 @@ def validate_block(
     chain_id: Hash32,
     verifier: WorkVerifier,
     now: Millis | None = None,
+    known: int | None = None,
 ) -> State:
-    """The state after a block that obeys every rule; nothing changes if it does not.
+    """The state after a block that obeys every rule of its height; nothing changes if it does not.
 
     `parent` is the header that the block names and `parent_state` the state after it. With `now`, a block
-    that is ahead of it is held.
+    that is ahead of it is held. Versions above `known` are treated as unknown.
 
     Raises: InvalidBlock; Held until its time has come (B3); NeedsWork until its loss is recomputed (W4),
     which is asked only of a block that is otherwise valid.
@@ -176,6 +196,9 @@ def validate_block(
     check_block(block, params, chain_id)
     header, work = block.header, block.body.work
     _check_parent(header, parent, params)
+    ctx = build_context(parent_state, header.height, header.time, params, chain_id, known)
+    expected = ctx.rules.number
+    _require(header.version == expected, Reason.B2_VERSION, f"{header.version}, {expected} is in force")
     milestone = None
     if work is None:
         check_carrier_turn(parent_state, header, parent, params)
@@ -184,7 +207,6 @@ def validate_block(
     # Only whoever is entitled can make a block that has to be kept for later.
     if now is not None and header.time > now:
         raise Held(header.time)
-    ctx = BlockContext(header.height, header.time, params, chain_id)
     state = apply_block(parent_state, block.body, header.parent, ctx)
     _require(state.root == header.state_root, Reason.B9_STATE_ROOT, state.root.hex())
     if work is not None and milestone is not None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 import numpy as np
-from scipy import ndimage
 
 from fusion_model.backbone import BACKBONE_PLANES, compute_backbone_planes
 from fusion_model.gradients import Array
@@ -28,6 +27,9 @@ SALIENCY_FLOOR = 1e-4
 
 def compute_energy(image: Array) -> Array:
     """The 5x5 mean of squared central differences of the slightly smoothed image, (H, W)."""
+    # Every node and worker loads this module for its names; the filters would cost each a third of its start.
+    from scipy import ndimage
+
     smooth = ndimage.gaussian_filter(np.asarray(image, dtype=np.float64), SMOOTHING_PX)
     down, across = np.gradient(smooth)
     mean = ndimage.uniform_filter(down**2 + across**2, WINDOW_PX)

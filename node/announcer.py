@@ -6,6 +6,17 @@ from collections.abc import Iterable
 from pydantic import JsonValue
 
 from consensus.block import Block, Work
+from consensus.federations import (
+    AttestUpdates,
+    CloseRound,
+    ConfirmSum,
+    CreateFederation,
+    EndFederation,
+    JudgeRound,
+    OpenSum,
+    SettleRound,
+    SubmitUpdate,
+)
 from consensus.identifiers import compute_block_hash, compute_opening_hash
 from consensus.jobs import CloseCommits, CommitResult, ExpireJob, RequestInference, RevealResult
 from consensus.payload import Verdict
@@ -94,6 +105,9 @@ class EventAnnouncer:
             job = get_job(transaction)
             if job is not None:
                 self._publish(EventKind.JOB, now, build_job(job, block, state))
+        found = (get_federation(transaction) for transaction in block.body.transactions)
+        for federation in dict.fromkeys(item for item in found if item is not None):
+            self._publish(EventKind.FEDERATION, now, build_federation(federation, block, state))
         header = block.header
         self._publish(
             EventKind.BLOCK,
@@ -204,6 +218,52 @@ def build_job(job: Hash32, block: Block, state: State) -> dict[str, JsonValue]:
         "commits": len(record.evaluations),
         "reveals": sum(item.result is not None for item in record.evaluations),
         "result": None if record.result is None else record.result.hex(),
+    }
+
+
+def get_federation(transaction: SignedTransaction) -> Hash32 | None:
+    """The federation that a transaction changes."""
+    payload = transaction.payload
+    if isinstance(payload, CreateFederation):
+        return compute_transaction_id(transaction)
+    if isinstance(
+        payload,
+        SubmitUpdate
+        | AttestUpdates
+        | CloseRound
+        | ConfirmSum
+        | OpenSum
+        | JudgeRound
+        | SettleRound
+        | EndFederation,
+    ):
+        return payload.federation
+    return None
+
+
+def build_federation(federation: Hash32, block: Block, state: State) -> dict[str, JsonValue]:
+    """Where a federation and its round stand, at the head; once for each block that changes it."""
+    data: dict[str, JsonValue] = {"federation": federation.hex(), "height": block.header.height}
+    record = state.get_federation(federation)
+    if record is None:
+        return data
+    found = record.round
+    # Settling a round begins the next in the same transaction.
+    numbers = (found.number, found.number - 1) if found.number else (0,)
+    endings = (state.get_ended_round(federation, number) for number in numbers)
+    ended = next((item for item in endings if item is not None), None)
+    return data | {
+        "status": record.status.value,
+        "round": found.number,
+        "phase": found.phase.value,
+        "last_ended": None
+        if ended is None
+        else {"round": ended.round.number, "outcome": ended.outcome.value},
+        "submissions": len(found.submissions),
+        "listed": len(found.listed),
+        "sums": len(found.sums),
+        "judgements": len(found.judgements),
+        "accepted": record.accepted,
     }
 
 

@@ -13,13 +13,14 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from consensus.crypto import CHUNK_BYTES, compute_blob_root, compute_chunk_hash
 from consensus.task import BlobRef
 from consensus.types import Hash32
 from node.crashpoints import CrashPoint, reach
+from node.disk import REMEDY, DiskRoom, describe_full, is_full, measure_room
 from node.manifest import BlobError, BlobInfo, CorruptBlob, Manifest, QuotaExceeded
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,14 @@ class BlobStore:
         directory: Path,
         quota_bytes: int = DEFAULT_QUOTA_BYTES,
         max_blob_bytes: int = DEFAULT_MAX_BLOB_BYTES,
+        min_free_bytes: int = 0,
     ) -> None:
+        """`min_free_bytes`: of the disk, that blobs leave to others."""
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self.quota_bytes = quota_bytes
         self.max_blob_bytes = max_blob_bytes
+        self._min_free_bytes = min_free_bytes
         self._lock = threading.Lock()
         self._complete: dict[Hash32, int] = {}
         self._reserved: dict[Path, int] = {}
@@ -79,6 +83,10 @@ class BlobStore:
                 else:
                     logger.error("blob %s is damaged on disk and has to be completed again", path.name)
                     self._reopen(root, length)
+
+    def measure_room(self) -> DiskRoom:
+        """What is left of the disk, against what blobs leave to others. Raises: OSError."""
+        return measure_room(self._directory, self._min_free_bytes)
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -257,11 +265,19 @@ class BlobStore:
     def open_partial(self, manifest: Manifest) -> "PartialBlob":
         """Begin or resume fetching a blob. What is already on disk is hashed again, so call it in a thread.
 
-        Raises `QuotaExceeded`. Only one `PartialBlob` of a root may be open at a time.
+        Raises `QuotaExceeded`, also where the disk is full. Only one `PartialBlob` of a root may be open at a
+        time.
         """
-        path = self._path(manifest.ref.root)
-        self._reserve(_part(path), manifest.ref.length)
-        return PartialBlob(self, manifest, _part(path))
+        root = manifest.ref.root
+        part = _part(self._path(root))
+        self._reserve(part, manifest.ref.length)
+        try:
+            with _naming_full_disk(part):
+                return PartialBlob(self, manifest, part)
+        except BaseException:
+            if not part.exists():
+                self.discard_partial(root)
+            raise
 
     def discard_partial(self, root: Hash32) -> None:
         """Forget an unfinished blob and free its quota."""
@@ -301,6 +317,15 @@ class BlobStore:
                     f"a blob of {length} bytes or more exceeds the most allowed, {self.max_blob_bytes} "
                     "(limits.max_blob_bytes)"
                 )
+            grows = length - self._reserved.get(path, 0)
+            if self._min_free_bytes and grows > 0:
+                room = measure_room(self._directory, self._min_free_bytes)
+                promised = sum(self._count_missing(other) for other in self._reserved if other != path)
+                if room.free - promised - grows < room.least:
+                    raise QuotaExceeded(
+                        f"a blob of {length} bytes does not fit on the disk of {self._directory}: "
+                        f"{room.describe()}, {promised} of them for blobs that are being fetched; {REMEDY}"
+                    )
             others = sum(self._complete.values()) + sum(self._reserved.values()) - self._reserved.get(path, 0)
             if others + length > self.quota_bytes:
                 raise QuotaExceeded(
@@ -309,6 +334,14 @@ class BlobStore:
                 )
             self._reserved[path] = length
 
+    def _count_missing(self, path: Path) -> int:
+        """What an unfinished blob will still take of the disk; holes take nothing yet."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return self._reserved[path]
+        return max(0, self._reserved[path] - status.st_blocks * 512)
+
     def _release(self, path: Path) -> None:
         with self._lock:
             self._reserved.pop(path, None)
@@ -316,10 +349,14 @@ class BlobStore:
     def _write_manifest(self, manifest: Manifest) -> None:
         path = self._path(manifest.ref.root).with_suffix(MANIFEST_SUFFIX)
         temporary = self._new_incoming()
-        with temporary.open("wb") as file:
-            file.write(manifest.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                file.write(manifest.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         reach(CrashPoint.MANIFEST_WRITTEN)
         temporary.replace(path)
         reach(CrashPoint.MANIFEST_NAMED)
@@ -363,7 +400,7 @@ class BlobWriter:
 
     def write(self, data: bytes, *, keep: bool = True) -> None:
         """Append; without `keep` the bytes are only hashed, for a file adopted at the end."""
-        with self._lock:
+        with self._lock, _naming_full_disk(self._path):
             self._write(data, keep)
 
     def _write(self, data: bytes, keep: bool) -> None:
@@ -381,7 +418,7 @@ class BlobWriter:
 
     def finish(self, *, adopt: Path | None = None) -> BlobRef:
         """Make the bytes a blob, durable once this returns; a blob stored before stays as it is."""
-        with self._lock:
+        with self._lock, _naming_full_disk(self._path):
             return self._finish(adopt)
 
     def _finish(self, adopt: Path | None) -> BlobRef:
@@ -413,7 +450,8 @@ class BlobWriter:
 
     def _close(self) -> None:
         self._is_closed = True
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()  # of a full disk: what is left in its buffer is to go anyway
         self._path.unlink(missing_ok=True)
         self._store._release(self._path)
 
@@ -431,11 +469,15 @@ class PartialBlob:
         store._write_manifest(manifest)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._missing = set(range(len(manifest.chunks)))
-        size = os.fstat(self._descriptor).st_size
-        if size != manifest.ref.length:
-            os.ftruncate(self._descriptor, manifest.ref.length)
-        if size:
-            self._verify_held()
+        try:
+            size = os.fstat(self._descriptor).st_size
+            if size != manifest.ref.length:
+                os.ftruncate(self._descriptor, manifest.ref.length)
+            if size:
+                self._verify_held()
+        except BaseException:
+            self.close()
+            raise
 
     def _verify_held(self) -> None:
         for index, expected in enumerate(self._manifest.chunks):
@@ -450,14 +492,18 @@ class PartialBlob:
         return tuple(sorted(self._missing))
 
     def write_chunk(self, index: int, data: bytes) -> None:
-        """Verify and write one chunk. Raises `CorruptBlob` with nothing written."""
+        """Verify and write one chunk.
+
+        Raises `CorruptBlob` with nothing written, or `QuotaExceeded` where the disk is full; what is written
+        of a chunk then counts for nothing.
+        """
         manifest = self._manifest
         if not 0 <= index < len(manifest.chunks) or len(data) != manifest.get_chunk_length(index):
             raise CorruptBlob(f"chunk {index} of blob {manifest.ref.root.hex()} has {len(data)} bytes")
         if compute_chunk_hash(data) != manifest.chunks[index]:
             raise CorruptBlob(f"chunk {index} of blob {manifest.ref.root.hex()} has another hash")
         view, at = memoryview(data), index * CHUNK_BYTES
-        with self._lock:
+        with self._lock, _naming_full_disk(self._path):
             if self._descriptor < 0:
                 raise BlobError(f"blob {manifest.ref.root.hex()} is no longer being fetched")
             reach(CrashPoint.CHUNK_WRITING)
@@ -468,14 +514,18 @@ class PartialBlob:
             reach(CrashPoint.CHUNK_WRITTEN)
 
     def finish(self) -> Path:
-        """Sync and rename; durable once this returns. Raises `BlobError` while chunks are missing."""
+        """Sync and rename; durable once this returns.
+
+        Raises `BlobError` while chunks are missing, and where the disk is full.
+        """
         if self._missing:
             raise BlobError(f"{len(self._missing)} chunks are missing")
-        with self._lock:
-            os.fsync(self._descriptor)
-        self.close()
-        present = self._store.get_path(self._manifest.ref.root)
-        return present or self._store._complete_file(self._manifest, self._path, self._path)
+        with _naming_full_disk(self._path):
+            with self._lock:
+                os.fsync(self._descriptor)
+            self.close()
+            present = self._store.get_path(self._manifest.ref.root)
+            return present or self._store._complete_file(self._manifest, self._path, self._path)
 
     def close(self) -> None:
         """Stop; what was written stays for the next `open_partial`."""
@@ -484,6 +534,17 @@ class PartialBlob:
                 with contextlib.suppress(OSError):
                     os.close(self._descriptor)
                 self._descriptor = -1
+
+
+@contextlib.contextmanager
+def _naming_full_disk(path: Path) -> Iterator[None]:
+    """A full disk is one more way in which a blob does not fit."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise QuotaExceeded(describe_full(path.parent)) from error
 
 
 def _part(path: Path) -> Path:

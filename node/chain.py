@@ -22,6 +22,7 @@ from consensus.state import State
 from consensus.tree import Tree
 from consensus.types import Hash32, Height, Millis, Signature
 from consensus.validation import check_block, decode_block, validate_block
+from consensus.versions import get_highest_version
 from consensus.vote import Checkpoint
 from consensus.work import LossCheck, NoProofVerifier, WorkVerifier
 from node.clock import Clock
@@ -82,8 +83,17 @@ class Chain:
         LedgerError: the ledger belongs to another chain or is damaged.
     """
 
-    def __init__(self, genesis: Genesis, store: KeyValueStore, clock: Clock, verifier: WorkVerifier) -> None:
+    def __init__(
+        self,
+        genesis: Genesis,
+        store: KeyValueStore,
+        clock: Clock,
+        verifier: WorkVerifier,
+        known_version: int | None = None,
+    ) -> None:
+        """`known_version`: the newest protocol version to follow, by default the newest that there is."""
         self.genesis = genesis
+        self.known_version = known_version or get_highest_version()
         self.params = genesis.params
         self.chain_id = compute_chain_id(genesis)
         self._clock = clock
@@ -92,6 +102,7 @@ class Chain:
         self._accept_listeners: list[Callable[[Hash32, bytes], None]] = []
         self._block_listeners: list[Callable[[Block, bool], None]] = []
         self._final_listeners: list[Callable[[Checkpoint], None]] = []
+        self._import_listeners: list[Callable[[Imported], None]] = []
         self._proved: frozenset[Hash32] = frozenset()
         self._judged = WaitingRoom()
         self._orphans = WaitingRoom()
@@ -219,6 +230,18 @@ class Chain:
         while len(self._states) > STATE_CACHE:
             self._states.popitem(last=False)
 
+    def forget_states_below(self, height: int) -> None:
+        """Drop states from memory whose nodes are about to leave the ledger."""
+        for block_hash in list(self._states):
+            header = self.get_header(block_hash)
+            if header is None or header.height < height:
+                del self._states[block_hash]
+
+    @property
+    def genesis_root(self) -> Hash32:
+        """Of the genesis state, which stays in every ledger."""
+        return self._genesis_header.state_root
+
     def _require_hash(self, height: int) -> Hash32:
         found = self.get_hash_by_height(height)
         if found is None:
@@ -259,12 +282,18 @@ class Chain:
         became final too."""
         self._final_listeners.append(listener)
 
+    def on_imported(self, listener: Callable[[Imported], None]) -> None:
+        """Call `listener` with what became of every block that was judged, once for each time."""
+        self._import_listeners.append(listener)
+
     def submit(self, data: bytes) -> Imported:
         """Judge a block's bytes; store it and move the head if it is valid."""
         try:
             block = decode_block(data, self.params)
         except InvalidBlock as error:
-            return Imported(ImportStatus.INVALID, None, error.reason, error.detail, error.peer_at_fault)
+            outcome = Imported(ImportStatus.INVALID, None, error.reason, error.detail, error.peer_at_fault)
+            self._tell_imported(outcome)
+            return outcome
         outcome = self._judge(block, data)
         if outcome.status is ImportStatus.ACCEPTED:
             self._retry_children(outcome.hash)
@@ -320,6 +349,15 @@ class Chain:
         ]
 
     def _judge(self, block: Block, data: bytes, verifier: WorkVerifier | None = None) -> Imported:
+        outcome = self._decide(block, data, verifier)
+        self._tell_imported(outcome)
+        return outcome
+
+    def _tell_imported(self, outcome: Imported) -> None:
+        for listener in self._import_listeners:
+            listener(outcome)
+
+    def _decide(self, block: Block, data: bytes, verifier: WorkVerifier | None) -> Imported:
         header = block.header
         block_hash = compute_block_hash(header)
         if not header.height:
@@ -348,6 +386,7 @@ class Chain:
                 self.chain_id,
                 verifier or self._verifier,
                 now=self._clock.now_ms(),
+                known=self.known_version,
             )
         except InvalidBlock as error:
             logger.warning("block %s refused: %s", block_hash.hex()[:12], error)

@@ -1,6 +1,7 @@
-"""Settings of one node: read from YAML, overridden by `BMIF_*` variables, refused with a remedy when wrong.
+"""Settings of one node: YAML, below `BMIF_*` variables, below flags; refused with a remedy when wrong.
 
-A nested field is overridden by joining the names with two underscores: `BMIF_API__PORT=8100`.
+A nested field is overridden by joining the names with two underscores, `BMIF_API__PORT=8100`, or on the
+command line by `--set api.port=8100`.
 Relative paths in the file are relative to the file's own directory, so a node's directory can be moved.
 """
 
@@ -10,22 +11,45 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from node.settings import (
+    ApiSettings,
+    ClusterSettings,
+    CustodySettings,
+    EvaluatorSettings,
+    FederationSettings,
+    FusionRequestSettings,
+    LimitSettings,
+    LogSettings,
+    OperatorSettings,
+    PeerSettings,
+    ReadySettings,
+    RetentionSettings,
+    Section,
+    TlsSettings,
+    VerdictSettings,
+)
 
 ENV_PREFIX = "BMIF_"
 ENV_DELIMITER = "__"
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-"""A TCP port; 0 lets the system choose one (tests)."""
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""YAML's own error, or what its constructors of numbers and dates let through."""
 
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
-PeerAddress = Annotated[str, StringConstraints(pattern=rf"^{_HOST_PORT.pattern}$")]
 CheckpointText = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,15}:[0-9a-f]{64}$")]
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
@@ -60,169 +84,21 @@ class ConfigError(ValueError):
         super().__init__(f"{source}: " + "; ".join(str(problem) for problem in problems))
 
 
-class Section(BaseModel):
-    """A nested group of settings; immutable and closed to unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ApiSettings(Section):
-    """The public REST listener."""
-
-    host: str = "127.0.0.1"
-    port: Port = 8100
-    max_event_streams: int = Field(default=64, ge=1, le=10_000)
-    """Most server-sent-event streams open at once."""
-    posts_per_minute: int = Field(default=6_000, ge=1)
-    """Most transactions that one client address may post in a minute."""
-
-
-class OperatorSettings(Section):
-    """The operator's listener: signs with the node's key, so keep it on loopback."""
-
-    enabled: bool = True
-    host: str = "127.0.0.1"
-    port: Port = 8101
-    token_file: Path | None = None
-    """Bearer token, made on first start with mode 0600; default `<data_dir>/operator.token`."""
-
-
-class PeerSettings(Section):
-    """The peer listener (msgpack over HTTPS with mutual TLS)."""
-
-    host: str = "127.0.0.1"
-    port: Port = 8102
-    advertise: PeerAddress | None = None
-    """host:port that other nodes should dial; default host:port of the listener."""
-    peers: tuple[PeerAddress, ...] = ()
-    """Peers to dial, host:port."""
-    seeds: tuple[PeerAddress, ...] = ()
-    """Nodes to ask for other peers, host:port; dialled while there is nobody better."""
-    discover: bool = True
-    """Find peers beyond the configured ones: by seeds, by each other, by who dials this node."""
-    private_addresses: bool = True
-    """Also dial private addresses that peers tell (10.0.0.0/8, 192.168.0.0/16 and the like)."""
-    max_peers: int = Field(default=32, ge=1, le=1_024)
-    """Most peers linked."""
-    outbound: int = Field(default=8, ge=0, le=64)
-    """Of these, links that this node chooses itself from what it has found."""
-    max_connections: int = Field(default=512, ge=16, le=65_536)
-    """Most connections open at the peer listener."""
-    max_connections_per_address: int = Field(default=128, ge=8, le=65_536)
-    """Most of one IP address; more for many nodes on one machine."""
-
-
-class TlsSettings(Section):
-    """Mutual TLS of the peer port; PEM files."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-
-
-class VerdictSettings(Section):
-    """A validator's own pairs, on which it judges milestones; without any it gives no verdict."""
-
-    pairs: Path | None = Field(default=None, repr=False)
-    """Folder of pairs: with `manifest.csv`, or with the folders `first` and `second` of PNG twins."""
-    modality: str | None = Field(default=None, repr=False)
-    """Only these rows of the manifest."""
-    phantoms: int = Field(default=0, ge=0, le=10_000, repr=False)
-    """So many synthetic patients instead of a folder, for testnets."""
-    phantom_seed: int = Field(default=0, ge=0, repr=False)
-    patches: int = Field(default=8_192, ge=1, le=1_000_000)
-    """Most patches to judge on."""
-    noise: float | None = Field(default=None, ge=0, le=1e6)
-    """Noise of a published sum of losses, multiples of the bound of one patch; default the task's own."""
-    tolerance: float | None = Field(default=None, ge=0, le=1e6)
-    """How much larger the loss may become, in its own unit; default one standard deviation of the noise."""
-
-    @property
-    def is_given(self) -> bool:
-        """Whether there is anything to judge on."""
-        return self.pairs is not None or self.phantoms > 0
-
-
-class RetentionSettings(Section):
-    """How long blobs are kept that no living task needs."""
-
-    policy: Literal["standard", "archive"] = "standard"
-    """`standard` drops an ended task's blobs `evidence_ms` after its end; `archive` keeps everything."""
-    bundle_steps: int = Field(default=2, ge=0, le=1_000_000)
-    """A miner keeps its bundles until so many later steps are opened."""
-
-
-class FusionRequestSettings(Section):
-    """Encrypted fusion for others: pairs that clients encrypt under keys of their own."""
-
-    waiting: int = Field(default=0, ge=0, le=1_024)
-    """Most requests held at once, from the first byte of an upload to the end of its result; 0: none."""
-    per_client: int = Field(default=1, ge=1, le=1_024)
-    """Of these, requests of one client address."""
-    max_upload_bytes: int = Field(default=256 * 1024 * 1024, ge=1_024)
-    """Largest request; each holds so much of the disk at most."""
-    upload_s: float = Field(default=600.0, gt=0, le=86_400)
-    """Longest upload."""
-    keep_s: float = Field(default=600.0, gt=0, le=86_400)
-    """How long a result is kept for its client."""
-
-
-class EvaluatorSettings(Section):
-    """Jobs of encrypted inference: a peer evaluates models on requests, both of which it can't read."""
-
-    enabled: bool = False
-    """Evaluate whatever is asked for on the chain, if governance lists this account's organisation."""
-    minimum_fee: int = Field(default=1, ge=0)
-    """Least fee above the model's price that a job must offer, smallest units."""
-    max_blob_bytes: int = Field(default=1024 * 1024 * 1024, ge=1_024)
-    """Largest model, keys, request or result; longer ones are left to others."""
-    max_waiting: int = Field(default=16, ge=1, le=1_024)
-    """Most jobs that are fetched or evaluated at once; one is evaluated at a time."""
-    max_seconds: float = Field(default=3_600.0, gt=0)
-    """Longest evaluation, predicted of a quiet core from the model's bytes; others take longer ones."""
-
-
-class FederationSettings(Section):
-    """Federated rounds: a validator checks and adds encrypted updates, and judges models on its own data."""
-
-    enabled: bool = True
-    """Take a validator's part in every federation of the chain."""
-    data: Path | None = Field(default=None, repr=False)
-    """Labelled scans of this validator's own (`.npz`), on which it judges; without any it judges nothing."""
-    max_seconds: float = Field(default=3_600.0, gt=0)
-    """Longest check, sum or judgement; what takes longer is given up."""
-
-
-class LimitSettings(Section):
-    """Bounds on memory, disk and requests."""
-
-    max_request_bytes: int = Field(default=8 * 1024 * 1024, ge=1_024)
-    """Largest request body on the public API."""
-    max_blob_bytes: int = Field(default=1024 * 1024 * 1024, ge=1_024)
-    """Largest single blob stored or fetched."""
-    blob_quota_bytes: int = Field(default=64 * 1024 * 1024 * 1024, ge=1_024)
-    """All blobs together."""
-    mempool_transactions: int = Field(default=20_000, ge=1)
-    mempool_bytes: int = Field(default=64 * 1024 * 1024, ge=1_024)
-    event_history: int = Field(default=10_000, ge=16)
-    """Events kept for replay after `Last-Event-ID`."""
-
-
-class LogSettings(Section):
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
-
-
 class NodeConfig(BaseSettings):
     """Everything `bmif run` needs to know; see `configs/` for commented examples."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_DELIMITER, extra="forbid", frozen=True
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     name: NodeName
     """Name of this node in logs and to its peers."""
     network: NodeName = "testnet"
+    """A label."""
     data_dir: Path
     """Ledger, blobs, custody state and logs."""
     genesis: Path
@@ -230,12 +106,14 @@ class NodeConfig(BaseSettings):
     account_key: Path
     """The node's Ed25519 signing key (PKCS#8 PEM, mode 0600)."""
     roles: frozenset[Role] = frozenset()
+    """What the node does beyond following and serving the chain."""
     workers: int = Field(default=1, ge=1, le=256)
     """Worker processes for ciphertext work; each takes a core and about a gigabyte of memory."""
     stop_timeout_s: float = Field(default=20.0, gt=0, le=600)
     """Longest graceful shutdown."""
     api: ApiSettings = ApiSettings()
     operator: OperatorSettings = OperatorSettings()
+    ready: ReadySettings = ReadySettings()
     peer: PeerSettings = PeerSettings()
     tls: TlsSettings
     sync: Literal["full", "snapshot"] = "full"
@@ -251,6 +129,8 @@ class NodeConfig(BaseSettings):
     fusion_requests: FusionRequestSettings = FusionRequestSettings()
     evaluator: EvaluatorSettings = EvaluatorSettings()
     federation: FederationSettings = FederationSettings()
+    custody: CustodySettings = CustodySettings()
+    cluster: ClusterSettings = ClusterSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
 
@@ -263,8 +143,17 @@ class NodeConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment goes before the file's values, which arrive as init arguments."""
-        return env_settings, init_settings
+        """Only what `load` has merged: file, environment and flags arrive as init arguments."""
+        return (init_settings,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_empty_sections(cls, document: object) -> object:
+        """A section whose lines are all comments is one of defaults."""
+        if not isinstance(document, dict):
+            return document
+        sections = {name for name, field in cls.model_fields.items() if isinstance(field.default, Section)}
+        return {name: {} if value is None and name in sections else value for name, value in document.items()}
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -282,23 +171,19 @@ class NodeConfig(BaseSettings):
         return self
 
     @classmethod
-    def load(cls, path: Path) -> "NodeConfig":
-        """Read the file and the environment; every path in the result is absolute.
+    def load(cls, path: Path, flags: Sequence[str] = ()) -> "NodeConfig":
+        """Read the file, the environment and `flags` (`section.field=value`); every path becomes absolute.
 
         Raises: ConfigError naming each wrong field and its remedy.
         """
         document = read_yaml(path)
+        merged = _merge(_merge(document, _read_environment(path)), parse_flags(path, flags))
         try:
-            # pyright and mypy see required fields; they come from the merged sources at run time.
-            config = cls.model_validate_sources(document)
+            # mypy sees required fields; they come from the merged sources at run time.
+            config = cls(**merged)  # type: ignore[arg-type]
         except ValidationError as error:
             raise ConfigError(path, [_describe(detail) for detail in error.errors()]) from error
         return config.resolve(path.resolve().parent)
-
-    @classmethod
-    def model_validate_sources(cls, document: Mapping[str, object]) -> "NodeConfig":
-        """Merge the document below the environment and validate the result."""
-        return cls(**document)  # type: ignore[arg-type]
 
     def resolve(self, base: Path) -> "NodeConfig":
         """The same settings with every relative path taken from `base`."""
@@ -307,24 +192,38 @@ class NodeConfig(BaseSettings):
         operator = self.operator.model_copy(
             update={"token_file": base / token_file if token_file else data_dir / "operator.token"}
         )
+        revoked = self.tls.revoked
         tls = self.tls.model_copy(
             update={name: base / getattr(self.tls, name) for name in ("authority", "certificate", "key")}
+            | {"revoked": base / revoked if revoked else None}
         )
         pairs = self.verdict.pairs
         verdict = self.verdict.model_copy(update={"pairs": base / pairs if pairs else None})
         data = self.federation.data
         federation = self.federation.model_copy(update={"data": base / data if data else None})
+        names = ("authority", "certificate", "key")
+        given = {name: path for name in names if (path := getattr(self.cluster, name)) is not None}
+        cluster = self.cluster.model_copy(update={name: base / path for name, path in given.items()})
+        keys_dir = self.custody.keys_dir
+        custody = self.custody.model_copy(update={"keys_dir": base / keys_dir if keys_dir else None})
         return self.model_copy(
             update={
                 "data_dir": data_dir,
                 "verdict": verdict,
                 "federation": federation,
+                "custody": custody,
+                "cluster": cluster,
                 "genesis": base / self.genesis,
                 "account_key": base / self.account_key,
                 "operator": operator,
                 "tls": tls,
             }
         )
+
+    @property
+    def custody_dir(self) -> Path:
+        """Where the custody's keys live."""
+        return self.custody.keys_dir or self.data_dir
 
     @property
     def token_file(self) -> Path:
@@ -345,17 +244,23 @@ class NodeConfig(BaseSettings):
             ("tls.authority", self.tls.authority),
             ("tls.certificate", self.tls.certificate),
             ("tls.key", self.tls.key),
+            *(
+                (f"cluster.{name}", path)
+                for name in ("authority", "certificate", "key")
+                if (path := getattr(self.cluster, name)) is not None
+            ),
         ):
             if not os.path.isfile(path):  # a name that no file can have is no file
-                problems.append(
-                    ConfigProblem(
-                        field, f"no file {path}", "Create it with `bmif testnet init` or correct the path"
-                    )
-                )
-            elif field in ("account_key", "tls.key") and path.stat().st_mode & 0o077:
+                make = "tls issue" if field.startswith("cluster.") else "testnet init"
+                remedy = f"Create it with `bmif {make}` or correct the path"
+                problems.append(ConfigProblem(field, f"no file {path}", remedy))
+            elif field in ("account_key", "tls.key", "cluster.key") and path.stat().st_mode & 0o077:
                 problems.append(
                     ConfigProblem(field, f"{path} is readable by others", f"Run `chmod 600 {path}`")
                 )
+        if self.cluster.scheduler is not None and find_spec("distributed") is None:
+            remedy = "Run `pip install 'bmif[cluster]'`, or leave it out: this machine then computes alone"
+            problems.append(ConfigProblem("cluster.scheduler", "Dask is not installed", remedy))
         pairs = self.verdict.pairs
         if pairs is not None and not (pairs / "manifest.csv").is_file():
             for folder in (pairs / "first", pairs / "second"):
@@ -386,8 +291,7 @@ def read_yaml(path: Path) -> dict[str, object]:
             "(file)", f"cannot be read: {error}", "Give the path of a readable UTF-8 file"
         )
         raise ConfigError(path, [problem]) from error
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        # YAML's own error, or what its constructors of numbers and dates let through.
+    except YAML_ERRORS as error:
         text = " ".join(str(error).split())
         problem = ConfigProblem("(file)", f"is not YAML: {text}", "Correct the line that is named")
         raise ConfigError(path, [problem]) from error
@@ -395,6 +299,79 @@ def read_yaml(path: Path) -> dict[str, object]:
         problem = ConfigProblem("(file)", "is not a mapping", "Write one `field: value` a line")
         raise ConfigError(path, [problem])
     return document
+
+
+def _merge(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """`below` with the settings of `above` in their places, section by section."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        both = isinstance(under, dict) and isinstance(value, dict)
+        merged[name] = _merge(under, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _read_environment(path: Path) -> dict[str, object]:
+    """What the `BMIF_*` variables set.
+
+    Raises: ConfigError for a list or mapping that is not JSON.
+    """
+    try:
+        return dict(EnvSettingsSource(NodeConfig)())
+    except SettingsError as error:
+        found = re.search(r'field "(\w+)"', str(error))
+        field = found.group(1) if found else "(environment)"
+        variable = f"{ENV_PREFIX}{field.upper()}"
+        problem = ConfigProblem(
+            field, f"{variable} is not JSON", f'Write lists and mappings as JSON: {variable}=\'["a", "b"]\''
+        )
+        raise ConfigError(path, [problem]) from error
+
+
+def parse_flags(path: Path, flags: Sequence[str]) -> dict[str, object]:
+    """The settings of `section.field=value` texts, nested; a value is read as YAML, like the file's.
+
+    Raises: ConfigError naming a flag without a name or of no YAML.
+    """
+    document: dict[str, object] = {}
+    for flag in flags:
+        name, equals, text = flag.partition("=")
+        parts = name.strip().split(".")
+        if not equals or not all(parts):
+            problem = ConfigProblem(flag, "is no setting", "Write --set section.field=value")
+            raise ConfigError(path, [problem])
+        try:
+            value: object = yaml.safe_load(text)
+        except YAML_ERRORS as error:
+            problem = ConfigProblem(name, f"{text!r} is not YAML", "Write the value as in the file, quoted")
+            raise ConfigError(path, [problem]) from error
+        *sections, field = parts
+        nested: dict[str, object] = {field: value}
+        for section in reversed(sections):
+            nested = {section: nested}
+        document = _merge(document, nested)
+    return document
+
+
+def find_origins(path: Path, flags: Sequence[str] = ()) -> dict[str, str]:
+    """Where each setting that is no default comes from: its dotted name to `file`, `environment` or `flag`.
+
+    Raises: ConfigError as `NodeConfig.load`.
+    """
+    sources = {
+        "file": read_yaml(path),
+        "environment": _read_environment(path),
+        "flag": parse_flags(path, flags),
+    }
+    return {name: origin for origin, document in sources.items() for name in _list_names(document)}
+
+
+def _list_names(document: Mapping[str, object], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, value in document.items():
+        is_section = isinstance(value, dict)
+        names += _list_names(value, f"{prefix}{name}.") if is_section else [prefix + name]  # type: ignore[arg-type]
+    return names
 
 
 def _get_fields(location: Sequence[str | int]) -> list[str]:

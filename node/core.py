@@ -29,6 +29,7 @@ from node.blobs import BlobStore
 from node.chain import Chain, HeadChange, Imported
 from node.claims import ClaimPool, compute_claim_id
 from node.clock import Clock
+from node.draining import Drain
 from node.events import EventBus
 from node.fetch import BlobFetcher
 from node.gossip.messages import Kind
@@ -38,6 +39,7 @@ from node.ledger.schema import WORK_POSITION
 from node.mempool import Mempool
 from node.presence import PresenceTable, compute_presence_id
 from node.pulse import Pulse
+from node.skew import SkewWatch
 from node.tasks import (
     TaskDefinition,
     TaskTip,
@@ -99,6 +101,10 @@ class Core:
         self.voting = VotingStatus(VotingState.NONE)
         """Whether this node votes, as its voter says."""
         self.pulse = Pulse()
+        self.drain = Drain(clock, self.pulse)
+        """Whether this node still takes new work."""
+        self.skew: SkewWatch | None = None
+        """How far the clock is from the peers', once there is a network to ask."""
         self._announcer: Announcer | None = None
         self._fetcher: BlobFetcher | None = None
         self._definitions: dict[Hash32, TaskDefinition] = {}
@@ -110,6 +116,7 @@ class Core:
         """Whether blocks that peers hold are on their way: what is made on an old head serves nobody."""
         self._vote_listeners: list[Callable[[Vote], None]] = []
         self._transaction_listeners: list[Callable[[SignedTransaction], None]] = []
+        self._admission_listeners: list[Callable[[Admission], None]] = []
         self._failure: Exception | None = None
         self._failed = asyncio.Event()
         self.votes.drop_final(chain.finalized.height)
@@ -227,6 +234,12 @@ class Core:
 
     def admit(self, transaction: SignedTransaction) -> Admission:
         """Check a transaction and keep it; announce it to peers if it is new."""
+        admission = self._admit(transaction)
+        for listener in self._admission_listeners:
+            listener(admission)
+        return admission
+
+    def _admit(self, transaction: SignedTransaction) -> Admission:
         transaction_id = compute_transaction_id(transaction)
         if transaction_id in self.mempool:
             return Admission(transaction_id, True, known=True)
@@ -278,6 +291,10 @@ class Core:
     def on_transaction(self, listener: Callable[[SignedTransaction], None]) -> None:
         """Call `listener` with every new transaction that its sender signed, admitted or not."""
         self._transaction_listeners.append(listener)
+
+    def on_admission(self, listener: Callable[[Admission], None]) -> None:
+        """Call `listener` with what became of every transaction that was submitted."""
+        self._admission_listeners.append(listener)
 
     def sign(self, payload: Payload) -> SignedTransaction:
         """Sign a payload with this node's key at its next free nonce."""

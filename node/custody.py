@@ -23,6 +23,7 @@ from node.accuser import accuse
 from node.blobs import BlobError
 from node.canonical import compute_canonical_root
 from node.core import Core
+from node.custody_keys import CustodyKeys
 from node.living import LivingTasks
 from node.tasks import TaskDefinition, TaskTip
 from node.work import WorkerPool
@@ -60,12 +61,23 @@ def get_clear_path(data_dir: Path, public_key: Hash32, batch: Hash32) -> Path:
 class Custody:
     """Serves every task of this node's account, one after the other."""
 
-    def __init__(self, core: Core, data_dir: Path, workers: int, *, keep_bundles: bool = False) -> None:
+    def __init__(
+        self,
+        core: Core,
+        data_dir: Path,
+        workers: int,
+        *,
+        keep_bundles: bool = False,
+        keys: CustodyKeys | None = None,
+    ) -> None:
+        """`data_dir` holds the tasks' keys; `keys` opens those that are sealed."""
         self._core = core
+        self._keys = keys or CustodyKeys(data_dir)
         self._keep_bundles = keep_bundles
         self._data_dir = data_dir
-        self._pool = WorkerPool(workers)
+        self._pool = WorkerPool(workers, "custody", core.work.observer)
         self._checking: dict[BatchKey, asyncio.Task[None]] = {}
+        core.drain.watch("bundles to check", lambda: len(self._checking))
         self._bundles: set[Hash32] = set()
         self._faults: Counter[Address] = Counter()
         self._forgotten: set[Hash32] = set()
@@ -144,7 +156,7 @@ class Custody:
                 definition.id, step, tip.state.previous, compute_weights_digest(weights), ciphertext, 0
             )
             loss = await self._pool.run(
-                self._get_custodian(definition).open_loss,
+                (await self._get_custodian(definition)).open_loss,
                 tuple(sums),
                 patches,
                 draft.loss_noise,
@@ -165,7 +177,7 @@ class Custody:
     ) -> int:
         draft = definition.draft
         return await self._pool.run(
-            self._get_custodian(definition).run_loss_sum,
+            (await self._get_custodian(definition)).run_loss_sum,
             LossSumJob(
                 draft.preset,
                 draft.model,
@@ -182,6 +194,8 @@ class Custody:
     def _check_claims(self, definition: TaskDefinition, tip: TaskTip) -> None:
         """Begin to check one claimed bundle for each batch of the step that has none verified yet."""
         step = tip.state.step
+        if self._core.drain.is_draining:
+            return
         for batch in definition.get_step_batches(step):
             key = (definition.id, step, batch)
             if key in self._checking or self._get_verified(key) is not None:
@@ -234,7 +248,7 @@ class Custody:
                 draft.gradient_clip,
                 draft.gradient_scale_bits,
             )
-            result = await self._pool.run(self._get_custodian(definition).run_bundle, job)
+            result = await self._pool.run((await self._get_custodian(definition)).run_bundle, job)
             canonical = None
             if result.sums is None:
                 canonical = await compute_canonical_root(
@@ -244,7 +258,7 @@ class Custody:
                 # An honest bundle whose error is larger than any measured so far must not stop the task.
                 logger.warning("step %d batch %d: honest, with a large error", claim.step, claim.batch)
                 result = await self._pool.run(
-                    self._get_custodian(definition).run_bundle, replace(job, recomputed=True)
+                    (await self._get_custodian(definition)).run_bundle, replace(job, recomputed=True)
                 )
         except BlobError as error:
             logger.warning("bundle of step %d batch %d not here yet: %s", claim.step, claim.batch, error)
@@ -288,7 +302,7 @@ class Custody:
         digest = compute_weights_digest(tip.state.weights)
         unopened = OpenGradient(definition.id, step, tip.state.previous, digest, claims, ())
         gradient = await self._pool.run(
-            self._get_custodian(definition).open_gradient,
+            (await self._get_custodian(definition)).open_gradient,
             sums,
             draft.gradient_noise,
             core.chain.chain_id + encode(unopened),
@@ -305,8 +319,11 @@ class Custody:
     def _get_keys(self, definition: TaskDefinition) -> Path:
         return get_keys_directory(self._data_dir, definition.draft.public_key.root)
 
-    def _get_custodian(self, definition: TaskDefinition) -> Custodian:
-        return SingleCustodian(self._get_keys(definition))
+    async def _get_custodian(self, definition: TaskDefinition) -> Custodian:
+        """Raises: WorkloadError where its keys are sealed and the passphrase is not there."""
+        folder = self._get_keys(definition)
+        keys = await asyncio.to_thread(self._keys.unlock, "custody", folder.name)
+        return SingleCustodian(folder, keys=keys)
 
     async def _prepare(self, definition: TaskDefinition, batch: Batch, *, validation: bool) -> Path:
         """The clear arrays of a contributed batch, decrypted and checked once."""
@@ -314,7 +331,7 @@ class Custody:
         output = get_clear_path(self._data_dir, draft.public_key.root, batch.blob.root)
         if not output.exists():
             await self._pool.run(
-                self._get_custodian(definition).run_prepare,
+                (await self._get_custodian(definition)).run_prepare,
                 PrepareJob(
                     draft.preset,
                     draft.model,

@@ -25,9 +25,9 @@ from consensus.payload import Payload
 from consensus.task import BlobRef
 from consensus.types import Hash32
 from node.blobs import BlobError
-from node.config import EvaluatorSettings
 from node.core import Core
 from node.jobs import RESULT_PREFIX, LivingJobs, note_held
+from node.settings import EvaluatorSettings
 from node.tasks import get_next_context
 from node.work import WorkerPool
 from workloads.base import WorkloadError
@@ -65,9 +65,10 @@ class Evaluator:
         self._get_workload = get_workload
         self._jobs = LivingJobs(core)
         # Its own process: neither mining nor verifying waits behind an evaluation.
-        self._pool = WorkerPool(1)
+        self._pool = WorkerPool(1, "evaluator", core.work.observer)
         self._turn = asyncio.Lock()
         self._running: dict[Hash32, asyncio.Task[None]] = {}
+        core.drain.watch("jobs", lambda: len(self._running))
         self._not_before: dict[Hash32, float] = {}
         self._refused: set[Hash32] = set()
 
@@ -159,7 +160,7 @@ class Evaluator:
     # --- what is computed ---------------------------------------------------------------------
 
     def _start(self, job: Hash32, record: JobRecord) -> None:
-        is_known = job in self._running or job in self._refused
+        is_known = job in self._running or job in self._refused or self._core.drain.is_draining
         if is_known or len(self._running) >= self._settings.max_waiting:
             return
         model = self._core.chain.head_state.get_model(record.request.model)

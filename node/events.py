@@ -29,6 +29,8 @@ class EventKind(StrEnum):
     TASK = "task"
     JOB = "job"
     """A job of encrypted inference was asked for, or got a commitment, a result, an end."""
+    FEDERATION = "federation"
+    """A federation was created, or its round got an update, a list, an opening, a judgement, an end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
-from node.work import WorkerPool
+from node.work import JobObserver, WorkerPool
 from workloads.base import WorkloadError
+from workloads.sealed import PLAIN, FolderKeys
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,6 +48,8 @@ class OpenJob:
     binding: bytes
     """Names federation, round, list and sum: the noise is a function of it."""
     output: Path
+    keys: FolderKeys = PLAIN
+    """What opens the folder's two secrets, if they are sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,8 @@ class FederatedWork(Protocol):
 class PatientPool:
     """One worker process that is ended when a job takes too long."""
 
-    def __init__(self, max_seconds: float) -> None:
-        self._pool = WorkerPool(1)
+    def __init__(self, max_seconds: float, observer: JobObserver | None = None) -> None:
+        self._pool = WorkerPool(1, "federation", observer)
         self._max_seconds = max_seconds
         self._turn = asyncio.Lock()
 
@@ -174,6 +177,7 @@ class FederatedLearning:
             noise_std=job.terms.noise_std,
             binding=job.binding,
             output=job.output,
+            keys=job.keys,
         )
 
     def apply(self, job: ApplyJob) -> None:

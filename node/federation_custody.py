@@ -17,8 +17,8 @@ from consensus.federations import FederationRecord, OpenSum, RoundPhase
 from consensus.task import BlobRef
 from consensus.types import Hash32
 from node.blobs import BlobError
-from node.config import FederationSettings
 from node.core import Core
+from node.custody_keys import CustodyKeys
 from node.federated_work import ApplyJob, FederatedWork, OpenJob, PatientPool
 from node.federations import (
     RETRY_S,
@@ -33,6 +33,7 @@ from node.federations import (
     get_final_list,
     put_made,
 )
+from node.settings import FederationSettings
 from node.tasks import get_next_context
 from workloads.base import WorkloadError
 
@@ -70,18 +71,23 @@ class FederationCustody:
         data_dir: Path,
         settings: FederationSettings,
         work: FederatedWork,
+        keys_dir: Path | None = None,
+        keys: CustodyKeys | None = None,
     ) -> None:
+        """`keys_dir` holds the federations' keys, `data_dir` if none is named; `keys` opens sealed ones."""
         self._core = core
-        self._data_dir = data_dir
+        self._keys_dir = keys_dir or data_dir
+        self._keys = keys or CustodyKeys(self._keys_dir)
         self._scratch = data_dir / "federations" / "scratch"
         self._work = work
         self._federations = LivingFederations(core)
-        self._sums = PatientPool(settings.max_seconds)
+        self._sums = PatientPool(settings.max_seconds, core.work.observer)
         # Its own process: nothing else is in the one that holds the secret key.
-        self._opener = PatientPool(settings.max_seconds)
+        self._opener = PatientPool(settings.max_seconds, core.work.observer)
         self._sender = Sender(core)
         self._turn = asyncio.Lock()
         self._running: dict[Hash32, asyncio.Task[None]] = {}
+        core.drain.watch("sums to open", lambda: len(self._running))
         self._not_before: dict[Hash32, float] = {}
         self._refused: set[bytes] = set()
 
@@ -112,7 +118,7 @@ class FederationCustody:
         context = get_next_context(core.chain, core.clock.now_ms())
         is_over = is_settleable(core.chain.head_state, record, context)
         is_waiting = self._not_before.get(federation, 0.0) > core.clock.monotonic()
-        if is_over or is_waiting or federation in self._running:
+        if is_over or is_waiting or federation in self._running or core.drain.is_draining:
             return
         if compute_round_owner(federation, current.number) + current.total not in self._refused:
             self._running[federation] = asyncio.create_task(self._serve(federation, current.total))
@@ -210,11 +216,12 @@ class FederationCustody:
         output = self._scratch / f"{wanted.digest.hex()}.opened"
         model = self._scratch / f"{wanted.digest.hex()}.model"
         binding = core.chain.chain_id + encode(wanted)
-        secret = get_federation_keys(self._data_dir, create.keys.root)
+        secret = get_federation_keys(self._keys_dir, create.keys.root)
+        keys = await asyncio.to_thread(self._keys.unlock, "federations", secret.name)
         try:
             await self._opener.run(
                 self._work.open_sum,
-                OpenJob(terms, secret, path, closed.weights, len(closed.participants), binding, output),
+                OpenJob(terms, secret, path, closed.weights, len(closed.participants), binding, output, keys),
             )
             before = await fetch_held(core, closed.federation, record.model)
             await self._sums.run(self._work.apply, ApplyJob(terms, before, output, closed.weights, model))

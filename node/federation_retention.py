@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from consensus.federations import FederationRecord, FederationStatus, RoundRecord
 from consensus.types import Address, Hash32
-from node.config import RetentionSettings
 from node.core import Core
 from node.federations import compute_round_owner, iterate_federation_roots, iterate_round_roots
-from node.jobs import HELD_PREFIX, PRUNE_S, split_roots
+from node.jobs import HELD_PREFIX, split_roots
+from node.retention import prune_at_heads
+from node.settings import RetentionSettings
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +38,7 @@ class FederationPruner:
 
     async def run(self) -> None:
         """Until cancelled."""
-        if self._settings.policy == "archive":
-            return
-        looked_at: Hash32 | None = None
-        while True:
-            if looked_at != self._core.chain.head_hash:
-                looked_at = self._core.chain.head_hash
-                self.prune()
-            await self._core.clock.sleep(PRUNE_S)
+        await prune_at_heads(self._core, self._settings, self.prune)
 
     def get_needed(self) -> set[Hash32]:
         """Roots that federations need, at the last look; there has been one."""

@@ -28,7 +28,6 @@ from consensus.federations import (
 )
 from consensus.types import Hash32
 from node.blobs import BlobError
-from node.config import FederationSettings
 from node.core import Core
 from node.federated_work import (
     ApplyJob,
@@ -50,6 +49,7 @@ from node.federations import (
     fetch_terms,
     get_final_list,
 )
+from node.settings import FederationSettings
 from node.tasks import get_next_context
 from workloads.base import WorkloadError
 
@@ -79,9 +79,10 @@ class Federator:
         self._scratch = scratch
         self._work = work
         self._federations = LivingFederations(core)
-        self._sums = PatientPool(settings.max_seconds)
-        self._judges = PatientPool(settings.max_seconds)
+        self._sums = PatientPool(settings.max_seconds, core.work.observer)
+        self._judges = PatientPool(settings.max_seconds, core.work.observer)
         self._running: dict[bytes, asyncio.Task[None]] = {}
+        core.drain.watch("rounds", lambda: len(self._running))
         self._sender = Sender(core)
         self._not_before: dict[bytes, float] = {}
         self._refused: set[bytes] = set()
@@ -258,7 +259,8 @@ class Federator:
     # --- work ---------------------------------------------------------------------------------
 
     def _start(self, key: bytes, work: Coroutine[object, object, None]) -> None:
-        if key in self._running or key in self._refused or self._is_waiting(key):
+        is_begun = key in self._running or key in self._refused
+        if is_begun or self._is_waiting(key) or self._core.drain.is_draining:
             work.close()
             return
         self._running[key] = asyncio.create_task(self._guard(key, work))

@@ -86,6 +86,10 @@ class BlobFetcher:
         self._limits = limits or FetchLimits()
         self._chunks = asyncio.Semaphore(self._limits.chunks_total)
         self._running: dict[Hash32, _Running] = {}
+        self.results: Counter[str] = Counter()
+        """Fetches that ended, by how: complete, failed, cancelled."""
+        self.fetched_bytes = 0
+        """Of blobs that came complete."""
 
     async def fetch(self, ref: BlobRef, *, patience_s: float = 30.0) -> Path:
         """The complete blob's file, from disk or from peers.
@@ -108,6 +112,7 @@ class BlobFetcher:
             )
             self._running[ref.root] = running
             running.task.add_done_callback(lambda _: self._forget(ref.root, running))
+            running.task.add_done_callback(lambda task: self._count(ref, task))
         running.waiting += 1
         try:
             return await asyncio.shield(running.task)
@@ -120,6 +125,15 @@ class BlobFetcher:
     def _forget(self, root: Hash32, running: "_Running") -> None:
         if self._running.get(root) is running:
             del self._running[root]
+
+    def _count(self, ref: BlobRef, task: asyncio.Task[Path]) -> None:
+        if task.cancelled():
+            self.results["cancelled"] += 1
+        elif task.exception() is not None:
+            self.results["failed"] += 1
+        else:
+            self.results["complete"] += 1
+            self.fetched_bytes += ref.length
 
     @property
     def running(self) -> tuple[Hash32, ...]:
@@ -199,7 +213,10 @@ class _Attempt:
                     f"{len(partial.missing)} of {len(manifest.chunks)} chunks of blob {self.ref.root.hex()} "
                     f"could not be had from {len(self.sources)} peers"
                 )
-            return await asyncio.to_thread(partial.finish)
+            try:
+                return await asyncio.to_thread(partial.finish)
+            except (BlobError, OSError) as error:
+                raise FetchError(f"blob {self.ref.root.hex()} can't be stored: {error}") from error
         finally:
             partial.close()
 

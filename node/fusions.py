@@ -19,9 +19,9 @@ from pathlib import Path
 
 from consensus.types import Hash32
 from node.clock import Clock
-from node.config import FusionRequestSettings
 from node.pulse import Pulse
-from node.work import WorkerPool
+from node.settings import FusionRequestSettings
+from node.work import JobObserver, WorkerPool
 from workloads.base import WorkloadError
 from workloads.encrypted_fusion import ENCRYPTED_FUSION, EncryptedFusion, FuseJob, FusionSizes, read_progress
 
@@ -125,13 +125,14 @@ class FusionDesk:
         directory: Path,
         clock: Clock,
         fusion: EncryptedFusion = ENCRYPTED_FUSION,
+        observer: JobObserver | None = None,
     ) -> None:
         self.settings = settings
         self._directory = directory
         self._clock = clock
         self._fusion = fusion
         # Its own process: neither mining nor verifying waits behind a stranger's request.
-        self._pool = WorkerPool(1)
+        self._pool = WorkerPool(1, "fusion", observer)
         self._records: OrderedDict[Hash32, FusionRecord] = OrderedDict()
         """In order of arrival."""
         self._pulse = Pulse()

@@ -7,14 +7,14 @@ from dataclasses import replace
 from consensus.inference import LIVING_JOBS
 from consensus.jobs import ExpireJob, JobRecord, ModelRecord
 from consensus.types import Hash32, Millis
-from node.config import RetentionSettings
 from node.core import Core
+from node.retention import prune_at_heads
+from node.settings import RetentionSettings
 from node.tasks import get_next_context
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 2.0
-PRUNE_S = 5.0
 EXPIRE_GRACE_MS = 30_000
 RESULT_PREFIX = b"result/"
 """Of the ledger's records of results that this node has computed, by job."""
@@ -159,14 +159,7 @@ class JobPruner:
 
     async def run(self) -> None:
         """Until cancelled."""
-        if self._settings.policy == "archive":
-            return
-        looked_at: Hash32 | None = None
-        while True:
-            if looked_at != self._core.chain.head_hash:
-                looked_at = self._core.chain.head_hash
-                self.prune()
-            await self._core.clock.sleep(PRUNE_S)
+        await prune_at_heads(self._core, self._settings, self.prune)
 
     def get_needed(self) -> set[Hash32]:
         """Roots that jobs and models need, at the last look; there has been one."""

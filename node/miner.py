@@ -8,10 +8,10 @@ from consensus.claims import sign_claim, sign_presence
 from consensus.codec import decode, encode
 from consensus.leases import compute_leases
 from consensus.task import Claim
-from consensus.types import Hash32, Millis
+from consensus.types import Hash32
 from node.blobs import BlobError
-from node.config import RetentionSettings
 from node.core import Core
+from node.settings import RetentionSettings
 from node.tasks import TaskDefinition, TaskTip
 from workloads.base import WorkloadError
 
@@ -19,12 +19,14 @@ logger = logging.getLogger(__name__)
 
 PRESENCE_S = 5.0
 POLL_S = 1.0
+HANDOVER_S = 5.0
+"""Within which a custody that is up has fetched a claimed bundle, or gives the lease to another miner."""
 Position = tuple[Hash32, int]
 """(task, step)."""
 
 
 class Miner:
-    """Takes leases of the current step's batches, one batch for each worker at a time.
+    """Takes leases of the current step's batches, one batch for each worker at a time, here and on a cluster.
 
     A bundle is written into the blob store and claimed; the custody fetches it from there. Claims are kept
     until their step is opened, so that a custody that was away finds them; bundles for some steps more.
@@ -42,9 +44,12 @@ class Miner:
         self._scratch = scratch
         self._retention = retention
         self._running: dict[tuple[Hash32, int, int], asyncio.Task[None]] = {}
-        self._step_seen: dict[Position, Millis] = {}
+        self._step_seen: dict[Position, float] = {}
+        """Monotonic seconds: leases pass on by them, whatever becomes of the wall clock."""
         self._own: dict[tuple[Hash32, int, int], Claim] = {}
-        self._announced_at = Millis(0)
+        self._announced_at: float | None = None
+        self._claimed_at: dict[tuple[Hash32, int, int], float] = {}
+        core.drain.watch("batches", self._count_under_way)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -64,13 +69,14 @@ class Miner:
     def _announce(self) -> None:
         """Presence, and own claims again: a custody that restarted has forgotten them."""
         core = self._core
-        now = core.clock.now_ms()
-        if now < self._announced_at + PRESENCE_S * 1000:
+        now, monotonic = core.clock.now_ms(), core.clock.monotonic()
+        if self._announced_at is not None and monotonic < self._announced_at + PRESENCE_S:
             return
-        self._announced_at = now
+        self._announced_at = monotonic
         open_tasks = core.get_open_tasks()
         self._forget_closed(open_tasks)
-        for task_id in open_tasks:
+        # Who is about to stop is given no lease: its last notice counts for PRESENCE_MS at most.
+        for task_id in () if core.drain.is_draining else open_tasks:
             presence = sign_presence(core.key, core.chain.chain_id, task_id, now)
             core.add_presence(presence)
         for claim in self._own.values():
@@ -84,23 +90,24 @@ class Miner:
         step = tip.state.step
         if step >= definition.draft.max_gradient_openings:
             return
-        now = core.clock.now_ms()
+        now = core.clock.monotonic()
         if (task_id, step) not in self._step_seen:
             self._step_seen[task_id, step] = now
             self._forget_before(task_id, step)
-        started = self._step_seen[task_id, step]
-        free = self._workers - len(self._running)
-        for batch in self._choose(definition, step, started, now)[: max(0, free)]:
+        waited_ms = (now - self._step_seen[task_id, step]) * 1000
+        workers = self._workers + core.work.cluster_threads
+        free = 0 if core.drain.is_draining else workers - len(self._running)
+        for batch in self._choose(definition, step, waited_ms)[: max(0, free)]:
             key = (task_id, step, batch)
             job = asyncio.create_task(self._mine(definition, tip, batch))
             self._running[key] = job
             job.add_done_callback(lambda _, key=key: self._finish(key))  # type: ignore[misc]
 
-    def _choose(self, definition: TaskDefinition, step: int, started: Millis, now: Millis) -> list[int]:
+    def _choose(self, definition: TaskDefinition, step: int, waited_ms: float) -> list[int]:
         """Batches of the step that this miner holds the lease of and has neither claimed nor begun."""
         core = self._core
         lease_ms = core.chain.params.lease_ms
-        present = core.presence.get_present(definition.id, now)
+        present = core.presence.get_present(definition.id, core.clock.now_ms())
         leases = compute_leases(definition.id, step, definition.get_step_batches(step), present)
         chosen = []
         for batch, order in leases.items():
@@ -108,14 +115,19 @@ class Miner:
             if key in self._own or key in self._running or core.address not in order:
                 continue
             rank = order.index(core.address)
-            if now >= started + rank * lease_ms:
+            if waited_ms >= rank * lease_ms:
                 # A claim by an earlier rank may still be in the custody's queue: leave it one lease more.
                 claimed = any(
                     c.miner in order[:rank] for c in core.claims.get_for(definition.id, step, batch)
                 )
-                if not claimed or now >= started + (rank + 1) * lease_ms:
+                if not claimed or waited_ms >= (rank + 1) * lease_ms:
                     chosen.append(batch)
         return chosen
+
+    def _count_under_way(self) -> int:
+        """Batches being computed, and those just claimed: the custody fetches their bundles from here."""
+        since = self._core.clock.monotonic() - HANDOVER_S
+        return len(self._running) + sum(at > since for at in self._claimed_at.values())
 
     def _finish(self, key: tuple[Hash32, int, int]) -> None:
         self._running.pop(key, None)
@@ -137,6 +149,7 @@ class Miner:
             output.unlink(missing_ok=True)
         claim = sign_claim(core.key, core.chain.chain_id, definition.id, step, batch, ref)
         self._own[definition.id, step, batch] = claim
+        self._claimed_at[definition.id, step, batch] = core.clock.monotonic()
         core.chain.ledger.put_record(_get_claim_key(claim), encode(claim))
         core.add_claim(claim)
         logger.info(
@@ -172,6 +185,7 @@ class Miner:
     def _forget(self, claim: Claim) -> None:
         """The claim; its bundle is dropped later, and found for that after a restart, too."""
         del self._own[claim.task, claim.step, claim.batch]
+        self._claimed_at.pop((claim.task, claim.step, claim.batch), None)
         bundle = {} if self._retention.policy == "archive" else {_get_bundle_key(claim): claim.bundle.root}
         self._core.chain.ledger.put_records(bundle, [_get_claim_key(claim)])
 

@@ -9,9 +9,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from node.testnet import Testnet, TestnetError, TestnetNode
 
@@ -82,8 +84,20 @@ def _spawn(testnet: Testnet, node: TestnetNode) -> subprocess.Popen[bytes]:
     return process
 
 
-def probe(url: str, address: str, timeout_s: float = 2.0) -> tuple[bool, str]:
-    """Whether the node of this account answers at `url` and is ready, and what is said if not."""
+def _is_only_alone(problem: Mapping[str, JsonValue]) -> bool:
+    """Whether a node that is not ready lacks nothing but peers."""
+    criteria = problem.get("criteria")
+    if not isinstance(criteria, list):
+        return False
+    missing = [c["name"] for c in criteria if isinstance(c, dict) and c["blocking"] and not c["ok"]]
+    return missing == ["peers"]
+
+
+def probe(url: str, address: str, timeout_s: float = 2.0, *, may_be_alone: bool = False) -> tuple[bool, str]:
+    """Whether the node of this account answers at `url` and is ready, and what is said if not.
+
+    `may_be_alone`: it counts as ready before others are up to link with.
+    """
     try:
         with urllib.request.urlopen(f"{url}/v1/status", timeout=timeout_s) as reply:
             if json.loads(reply.read()).get("address") != address:
@@ -92,7 +106,8 @@ def probe(url: str, address: str, timeout_s: float = 2.0) -> tuple[bool, str]:
             return reply.status == 200, "ready"
     except urllib.error.HTTPError as error:
         with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-            return False, str(json.loads(error.read())["detail"])
+            problem = json.loads(error.read())
+            return may_be_alone and _is_only_alone(problem), str(problem["detail"])
         return False, f"HTTP {error.code}"
     except (urllib.error.URLError, OSError, ValueError) as error:
         return False, f"no answer: {getattr(error, 'reason', error)}"
@@ -126,7 +141,8 @@ def start_nodes(
                     f"{node.name} exited with status {process.returncode}; "
                     f"end of {home / LOG_FILE}:\n{get_log_tail(home)}"
                 )
-            ready, details[node.name] = probe(testnet.get_api_url(node), node.address)
+            url = testnet.get_api_url(node)
+            ready, details[node.name] = probe(url, node.address, may_be_alone=True)
             if ready:
                 waiting.remove(node)
                 report(node)

@@ -107,6 +107,7 @@ class Proposer:
                 chain.params,
                 chain.chain_id,
                 core.votes.get_includable(state, Checkpoint(chain.head.height, chain.head_hash)),
+                chain.known_version,
             )
         except InvalidBlock:
             return None

@@ -6,17 +6,17 @@ for longer, never for less.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from consensus.settlement import LIVING
 from consensus.types import Hash32
-from node.config import RetentionSettings
 from node.core import Core
+from node.settings import RetentionSettings
 from node.tasks import TaskDefinition
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 5.0
+PRUNE_S = 5.0
 ENDED_PREFIX = b"ended/"
 
 
@@ -28,6 +28,18 @@ def iterate_roots(definition: TaskDefinition) -> Iterator[Hash32]:
         yield batch.blob.root
 
 
+async def prune_at_heads(core: Core, settings: RetentionSettings, prune: Callable[[], None]) -> None:
+    """Call `prune` for ever, every few seconds if the head has moved; of an archive never."""
+    if settings.policy == "archive":
+        return
+    looked_at: Hash32 | None = None
+    while True:
+        if looked_at != core.chain.head_hash:
+            looked_at = core.chain.head_hash
+            prune()
+        await core.clock.sleep(PRUNE_S)
+
+
 class Pruner:
     """Drops the blobs of tasks that ended more than `evidence_ms` ago; an archive's does nothing."""
 
@@ -37,14 +49,7 @@ class Pruner:
 
     async def run(self) -> None:
         """Until cancelled."""
-        if self._settings.policy == "archive":
-            return
-        looked_at: Hash32 | None = None
-        while True:
-            if looked_at != self._core.chain.head_hash:
-                looked_at = self._core.chain.head_hash
-                self.prune()
-            await self._core.clock.sleep(POLL_S)
+        await prune_at_heads(self._core, self._settings, self.prune)
 
     def prune(self) -> None:
         """Date the tasks that have ended, and drop what is out of date by the chain's time."""

@@ -12,6 +12,7 @@ from consensus.task import Batch, Draft, PublishTask
 from consensus.transaction import compute_transaction_id
 from consensus.transition import BlockContext, apply_checked_transaction
 from consensus.types import Address, Hash32, Height, Millis
+from consensus.upgrade import get_nearest_rules
 from node.chain import Chain
 from node.mempool import Mempool
 from workloads.base import WorkloadError, get_workload
@@ -138,4 +139,5 @@ def get_next_context(chain: Chain, now: Millis) -> BlockContext:
         time=max(now, Millis(head.time + chain.params.min_block_ms)),
         params=chain.params,
         chain_id=chain.chain_id,
+        rules=get_nearest_rules(chain.head_state, head.height + 1),
     )

@@ -17,8 +17,8 @@ from consensus.params import Genesis, GenesisAccount, Validator
 from consensus.types import Address, Amount, Millis
 from node.config import ConfigError, ConfigProblem, NodeConfig, Role, read_yaml
 from node.genesis import GenesisError, build_params, save_genesis
-from node.keystore import create_account_key, write_private_file
-from node.tls import make_authority, make_certificate
+from node.keystore import create_account_key, load_account_key, write_private_file
+from node.tls_issue import make_authority, make_certificate
 
 MANIFEST = "testnet.json"
 PORTS_PER_NODE = 3
@@ -265,7 +265,8 @@ def init_testnet(
     for node in built:
         home = directory / node.name
         hosts = [node.host, "localhost", LOOPBACK] if node.host != LOOPBACK else [LOOPBACK, "localhost"]
-        issued = make_certificate(authority, node.name, node.organisation, hosts)
+        account = load_account_key(home / "account.key")
+        issued = make_certificate(authority, node.name, node.organisation, hosts, account=account)
         write_private_file(home / "tls.key", issued.key_pem)
         (home / "tls.pem").write_bytes(issued.certificate_pem)
         (home / "ca.pem").write_bytes(authority.certificate_pem)

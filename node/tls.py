@@ -1,31 +1,42 @@
 """Mutual TLS under the consortium's authority: who may connect at all, and as whom.
 
-A node is known by its certificate: the common name is its node id, the organisation its organisation. Only
-certificates of the consortium's authority are accepted, in both directions, by TLS 1.3.
+A node is known by its certificate: the common name is its node id, the organisation its organisation, and a
+statement signed by the node's account (`node.tls_binding`) names the account. Only certificates of the
+consortium's authority are accepted, in both directions, by TLS 1.3.
 """
 
 import datetime
-import ipaddress
 import os
 import ssl
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
 
-AUTHORITY_DAYS = 3650
-CERTIFICATE_DAYS = 730
+from consensus.types import Address
+from node.keystore import KeyFileError, get_tls_passphrase
+from node.tls_binding import BindingError, read_account
+
 MAX_NAME_LENGTH = 64
 """Of a common name and of an organisation (RFC 5280 upper bounds)."""
+MAX_CERTIFICATE_BYTES = 16 * 1024
+X509_ERRORS = (ValueError, TypeError, OverflowError, x509.InvalidVersion, x509.DuplicateExtension)
+"""What reading a certificate raises, besides what is not supported."""
 
 
 class TlsError(Exception):
     """Keys or certificates can't be made or loaded."""
+
+
+class UntrustedPeer(ssl.SSLError):
+    """A certificate of the authority that is not for us all the same; ends the handshake."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ssl.SSL_ERROR_SSL, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,20 @@ class PeerIdentity:
 
     node_id: str
     organisation: str
+    account: Address | None = None
+    """The account that signed for this certificate's key; None where none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """What a certificate says, beyond what the handshake itself has checked."""
+
+    identity: PeerIdentity
+    issuer: bytes
+    """Name of the authority that signed it, DER."""
+    serial: int
+    begins: datetime.datetime
+    expires: datetime.datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,62 +74,12 @@ class TlsFiles:
     """Where a node's TLS material is."""
 
     certificate: Path
+    """PEM; certificates of intermediate authorities may follow the node's own."""
     key: Path
     authority: Path
-
-
-def make_authority(name: str, *, now: datetime.datetime | None = None) -> IssuedCertificate:
-    """A new consortium authority: a self-signed certificate that can issue node certificates only."""
-    now = now or datetime.datetime.now(datetime.UTC)
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = _build_name(f"{name} authority"[:MAX_NAME_LENGTH], name[:MAX_NAME_LENGTH])
-    builder = (
-        _begin(subject, subject, key.public_key(), now, AUTHORITY_DAYS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_build_key_usage(is_authority=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    return _sign(builder, key, key)
-
-
-def make_certificate(
-    authority: IssuedCertificate,
-    node_id: str,
-    organisation: str,
-    hosts: Sequence[str],
-    *,
-    now: datetime.datetime | None = None,
-) -> IssuedCertificate:
-    """A node's certificate, for serving and for connecting, valid at the given DNS names and IP addresses.
-
-    Raises `TlsError` for a name or host that a certificate can't hold.
-    """
-    now = now or datetime.datetime.now(datetime.UTC)
-    for what, value in (("node id", node_id), ("organisation", organisation)):
-        if not 0 < len(value) <= MAX_NAME_LENGTH or not value.isprintable():
-            raise TlsError(
-                f"Expected a {what} of 1 to {MAX_NAME_LENGTH} printable characters. Got {value!r}."
-            )
-    if not hosts:
-        raise TlsError("a node certificate needs at least one DNS name or IP address")
-    issuer = x509.load_pem_x509_certificate(authority.certificate_pem)
-    issuer_key = serialization.load_pem_private_key(authority.key_pem, None)
-    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
-        raise TlsError("the authority's key is not an elliptic-curve key")
-    key = ec.generate_private_key(ec.SECP256R1())
-    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    builder = (
-        _begin(_build_name(node_id, organisation), issuer.subject, key.public_key(), now, CERTIFICATE_DAYS)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_build_key_usage(is_authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_build_host(host) for host in hosts]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    return _sign(builder, key, issuer_key)
+    """PEM of the consortium's authority, and of its intermediate ones."""
+    revoked: Path | None = None
+    """PEM of the authorities' lists of revoked certificates."""
 
 
 def save_certificate(files: TlsFiles, issued: IssuedCertificate, authority_pem: bytes) -> None:
@@ -119,18 +94,25 @@ def save_certificate(files: TlsFiles, issued: IssuedCertificate, authority_pem: 
     files.authority.write_bytes(authority_pem)
 
 
+# --- contexts ---------------------------------------------------------------------------------
+
+
 def build_server_context(files: TlsFiles) -> ssl.SSLContext:
     """A listener's context: refuses clients without a certificate of the authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _load(context, files)
     context.verify_mode = ssl.CERT_REQUIRED
+    # Every connection shows its certificate anew: a resumed session would show one that was revoked since.
+    context.num_tickets = 0
     return context
 
 
-def build_client_context(files: TlsFiles, on_identity: Callable[[PeerIdentity], None]) -> ssl.SSLContext:
+def build_client_context(
+    files: TlsFiles, on_certificate: Callable[[PeerCertificate], object]
+) -> ssl.SSLContext:
     """A connector's context: checks the server's certificate and name, and tells who it is.
 
-    `on_identity` is called after each handshake, before any data flows; `ssl.SSLError` raised by it
+    `on_certificate` is called after each handshake, before any data flows; `ssl.SSLError` raised by it
     ends the connection.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -141,114 +123,108 @@ def build_client_context(files: TlsFiles, on_identity: Callable[[PeerIdentity], 
 
         def do_handshake(self) -> None:
             super().do_handshake()
-            on_identity(get_identity(self.getpeercert()))
+            on_certificate(get_certificate(self.getpeercert(binary_form=True)))
 
     context.sslobject_class = IdentifiedSSLObject
     return context
 
 
-def get_identity(certificate: Mapping[str, object] | None) -> PeerIdentity:
-    """The identity in what `SSLObject.getpeercert()` returned.
+def get_certificate(data: bytes | None) -> PeerCertificate:
+    """What the peer's certificate says (`getpeercert(binary_form=True)`).
 
-    Raises `ssl.SSLError` if the names are missing.
+    Raises: ssl.SSLError if it is none, or is not one of a node.
     """
-    names: dict[str, str] = {}
-    subject = (certificate or {}).get("subject", ())
-    if isinstance(subject, tuple):
-        names = {key: value for relative in subject for key, value in relative}
-    node_id, organisation = names.get("commonName"), names.get("organizationName")
-    if not node_id or not organisation:
-        raise ssl.SSLError("the peer's certificate names no node id or no organisation")
-    return PeerIdentity(node_id, organisation)
-
-
-def load_identity(files: TlsFiles) -> PeerIdentity:
-    """The identity in a node's own certificate."""
     try:
-        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-    except (OSError, ValueError) as error:
-        raise TlsError(f"the certificate {files.certificate} can't be read: {error}") from error
-    values = [
-        attributes[0].value if (attributes := certificate.subject.get_attributes_for_oid(oid)) else ""
-        for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME)
-    ]
-    return PeerIdentity(str(values[0]), str(values[1]))
+        return read_certificate(data or b"")
+    except TlsError as error:
+        raise UntrustedPeer(str(error)) from error
 
 
 def _load(context: ssl.SSLContext, files: TlsFiles) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
-        mode = stat.S_IMODE(files.key.stat().st_mode)
-        if mode & 0o077:
-            raise TlsError(f"the key {files.key} is open to others (mode {mode:o}): chmod 600 it")
-        context.load_cert_chain(files.certificate, files.key)
+        check_key_mode(files.key)
+        context.load_cert_chain(files.certificate, files.key, get_tls_passphrase)
         context.load_verify_locations(files.authority)
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ssl.SSLError, KeyFileError) as error:
         raise TlsError(f"TLS files beside {files.key} can't be loaded: {error}") from error
 
 
-def _build_name(common_name: str, organisation: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation),
-        ]
-    )
+def check_key_mode(path: Path) -> None:
+    """Raises: TlsError where others than the owner may read the key; OSError."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise TlsError(f"the key {path} is open to others (mode {mode:o}): chmod 600 it")
 
 
-def _build_host(host: str) -> x509.GeneralName:
+# --- reading certificates ---------------------------------------------------------------------
+
+
+def read_certificate(data: bytes) -> PeerCertificate:
+    """What a certificate (DER) says of a node.
+
+    Raises: TlsError if it is none, names no node id or organisation, or a statement of an account that does
+    not hold.
+    """
+    if len(data) > MAX_CERTIFICATE_BYTES:
+        raise TlsError(f"a certificate has {len(data)} bytes, more than {MAX_CERTIFICATE_BYTES}")
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
+        return _describe(x509.load_der_x509_certificate(data))
+    except X509_ERRORS as error:
+        raise TlsError(f"the certificate can't be read: {error}") from error
+
+
+def load_certificate(path: Path) -> PeerCertificate:
+    """The first certificate of a PEM file. Raises: TlsError."""
     try:
-        return x509.DNSName(host)
-    except ValueError as error:
-        raise TlsError(f"{host!r} is neither a DNS name nor an IP address") from error
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        return read_certificate(certificate.public_bytes(serialization.Encoding.DER))
+    except OSError as error:
+        raise TlsError(f"the certificate {path} can't be read: {error}") from error
+    except X509_ERRORS as error:
+        raise TlsError(f"{path} is no certificate in PEM: {error}") from error
+    except TlsError as error:
+        raise TlsError(f"{path}: {error}") from error
 
 
-def _build_key_usage(*, is_authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not is_authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=is_authority,
-        crl_sign=is_authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
+def load_identity(files: TlsFiles) -> PeerIdentity:
+    """The identity in a node's own certificate."""
+    return load_certificate(files.certificate).identity
 
 
-def _begin(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public_key: ec.EllipticCurvePublicKey,
-    now: datetime.datetime,
-    days: int,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        # A day back: the consortium's clocks need not agree to the minute.
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=days))
-    )
+def read_names(name: x509.Name) -> tuple[str, str]:
+    """Node id and organisation of a subject. Raises: TlsError unless it has exactly one of each."""
+    found = []
+    for what, oid in (("node id", NameOID.COMMON_NAME), ("organisation", NameOID.ORGANIZATION_NAME)):
+        values = name.get_attributes_for_oid(oid)
+        if len(values) != 1:
+            raise TlsError(f"the certificate names {len(values) or 'no'} {what}, one is needed")
+        found.append(check_name(what, str(values[0].value)))
+    return found[0], found[1]
 
 
-def _sign(
-    builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, issuer_key: ec.EllipticCurvePrivateKey
-) -> IssuedCertificate:
-    certificate = builder.sign(issuer_key, hashes.SHA256())
-    return IssuedCertificate(
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
+def check_name(what: str, value: str) -> str:
+    """The name, if a certificate can hold it. Raises: TlsError."""
+    if not 0 < len(value) <= MAX_NAME_LENGTH or not value.isprintable():
+        raise TlsError(f"Expected a {what} of 1 to {MAX_NAME_LENGTH} printable characters. Got {value!r}.")
+    return value
+
+
+def _describe(certificate: x509.Certificate) -> PeerCertificate:
+    node_id, organisation = read_names(certificate.subject)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except x509.ExtensionNotFound:
+        uris = []
+    try:
+        account = read_account(uris, certificate.public_key(), node_id, organisation)
+    except BindingError as error:
+        raise TlsError(f"the certificate of {node_id}: {error}") from error
+    return PeerCertificate(
+        PeerIdentity(node_id, organisation, account),
+        certificate.issuer.public_bytes(),
+        certificate.serial_number,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
     )

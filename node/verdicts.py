@@ -15,10 +15,10 @@ from consensus.payload import Verdict
 from consensus.records import TaskState, TaskStatus, Unsettled
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
-from node.config import VerdictSettings
 from node.core import Core
 from node.keystore import write_private_file
 from node.living import LivingTasks
+from node.settings import VerdictSettings
 from node.tasks import TaskDefinition
 from workloads.base import PrivatePairs, VerdictJob, WorkloadError
 from workloads.noise import SECRET_BYTES

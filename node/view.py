@@ -1,6 +1,6 @@
 """What the REST API and the operator see of a running node: `NodeView` and `OperatorView` over the core."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +33,19 @@ from node.api.view import (
     ViewError,
 )
 from node.blobs import BlobError
+from node.config import NodeConfig
 from node.core import Admission, Core
 from node.events import EventBus
 from node.gossip.http import PeerNetwork
+from node.ledger.portable import SnapshotError
 from node.ledger.schema import WORK_POSITION
 from node.privacy import compute_privacy
+from node.readiness import Links, ReadinessJudge
+from node.snapshots import build_snapshot
 from node.sync.ports import SyncProgress
+from node.sync.serving import FinalityProver
 from node.voting import VotingStatus
 
-READY_LAG_BLOCKS = 3
 MAX_OPENINGS_KEPT = 4_096
 
 
@@ -54,7 +58,10 @@ class CoreView:
         network: PeerNetwork,
         info: NodeInfo,
         get_sync_progress: Callable[[], SyncProgress] | None = None,
+        settings: NodeConfig | None = None,
     ) -> None:
+        self._readiness = ReadinessJudge(core, None if settings is None else settings.ready)
+        self._configured = 0 if settings is None else len({*settings.peer.peers, *settings.peer.seeds})
         self._get_sync_progress = get_sync_progress
         self._core = core
         self._network = network
@@ -74,11 +81,9 @@ class CoreView:
         return self._core.events
 
     def get_readiness(self) -> Readiness:
-        """Ready when no peer is known to be more than a few blocks ahead."""
-        lag = self.get_sync_target() - self._core.chain.head.height
-        if lag > READY_LAG_BLOCKS:
-            return Readiness(False, (f"syncing: {lag} blocks behind the best peer",))
-        return Readiness(True)
+        connected = sum(peer.connected for peer in self._network.peers())
+        links = Links(self._configured, connected, self.get_sync_target())
+        return self._readiness.judge(links, self.get_sync_progress())
 
     def get_head(self) -> HeadRecord:
         return HeadRecord(self._core.chain.head_hash, self._core.chain.head)
@@ -102,6 +107,10 @@ class CoreView:
 
     def get_sync_progress(self) -> SyncProgress | None:
         return None if self._get_sync_progress is None else self._get_sync_progress()
+
+    def get_revision(self) -> Hashable:
+        # Peers and workers change without a beat of the pulse.
+        return self._core.pulse.version, int(10 * self._core.clock.monotonic())
 
     def get_base(self) -> Height:
         return self._core.chain.ledger.base
@@ -259,6 +268,12 @@ class CoreOperator:
 
     def get_blob_path(self, root: Hash32) -> Path | None:
         return self._core.blobs.get_path(root)
+
+    def build_ledger_snapshot(self, height: int | None) -> Iterator[bytes]:
+        try:
+            yield from build_snapshot(self._core.chain, FinalityProver(self._core.chain), height)[1]
+        except SnapshotError as error:
+            raise ViewError(str(error), "Ask for another height, or another node") from error
 
     async def fetch_blob(self, ref: BlobRef) -> Path:
         try:

@@ -8,22 +8,22 @@ behind a `concurrent.futures` executor, since the encryption library holds the i
 import asyncio
 import logging
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Generic, ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from consensus.identifiers import compute_weights_digest
 from consensus.task import Batch
 from consensus.types import Hash32
 from consensus.work import LossCheck, WorkVerdict
 from node.blobs import BlobStore
+from node.cluster import ClusterPool, ClusterUnavailable
+from node.cluster_worker import RemoteJob
 from node.ledger.chainstore import Ledger
 from node.tasks import TaskDefinition
+from node.worker import WorkerCall, initialise_worker
 from workloads import base
 
 logger = logging.getLogger(__name__)
@@ -44,19 +44,42 @@ class MissingBlob(Exception):
         self.root = root
 
 
+class JobObserver(Protocol):
+    """Told of what worker pools do."""
+
+    def on_pool(self, pool: str, workers: int) -> None:
+        """There is such a pool, or so many more workers in it; fewer if negative, as a cluster's go."""
+        ...
+
+    def on_begun(self, pool: str) -> None: ...
+
+    def on_ended(self, pool: str, job: str, seconds: float | None) -> None:
+        """A job left the pool: `seconds` in its worker; None if it failed or was given up."""
+        ...
+
+    def on_death(self, pool: str) -> None:
+        """A worker process died."""
+        ...
+
+
 class WorkerPool:
     """A process pool that is built anew when a worker dies; a job is then tried once more."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, name: str = "", observer: JobObserver | None = None) -> None:
         self._workers = workers
+        self._name = name
+        self._observer = observer
         self._executor: Executor | None = None
+        if observer is not None:
+            observer.on_pool(name, workers)
 
     def _get(self) -> Executor:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
                 self._workers,
                 mp_context=multiprocessing.get_context("spawn"),
-                initializer=_initialise_worker,
+                initializer=initialise_worker,
+                initargs=(WORKER_NICENESS,),
             )
         return self._executor
 
@@ -66,12 +89,25 @@ class WorkerPool:
         Raises:
             BrokenProcessPool: a worker died twice while running this job.
         """
+        observer, seconds = self._observer, None
+        if observer is not None:
+            observer.on_begun(self._name)
+        try:
+            result, seconds = await self._run(WorkerCall(job, args, kwargs))
+            return result
+        finally:
+            if observer is not None:
+                observer.on_ended(self._name, getattr(job, "__name__", "unnamed"), seconds)
+
+    async def _run(self, call: WorkerCall[R]) -> tuple[R, float]:
         loop = asyncio.get_running_loop()
         for attempt in (1, 2):
             executor = self._get()
             try:
-                return await loop.run_in_executor(executor, _Call(job, args, kwargs))
+                return await loop.run_in_executor(executor, call)
             except BrokenProcessPool:
+                if self._observer is not None:
+                    self._observer.on_death(self._name)
                 logger.warning("a worker process died; the pool is rebuilt (attempt %d)", attempt)
                 if self._executor is executor:
                     executor.shutdown(wait=False, cancel_futures=True)
@@ -89,31 +125,6 @@ class WorkerPool:
             for process in list((executor._processes or {}).values()):
                 process.terminate()
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-class _Call(Generic[R]):
-    """A picklable call with keyword arguments."""
-
-    def __init__(self, job: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        self.job, self.args, self.kwargs = job, args, kwargs
-
-    def __call__(self) -> R:
-        return self.job(*self.args, **self.kwargs)
-
-
-def _initialise_worker() -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    os.nice(WORKER_NICENESS)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-
-
-def _die_with_parent() -> None:
-    """A worker of a node that was killed would wait for jobs for ever, with all its memory."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 class VerdictBook:
@@ -148,12 +159,17 @@ class VerdictBook:
 class WorkService:
     """Runs jobs on blobs at hand; finished loss recomputations go into the verdict book."""
 
-    def __init__(self, blobs: BlobStore, verdicts: VerdictBook, workers: int) -> None:
+    def __init__(
+        self, blobs: BlobStore, verdicts: VerdictBook, workers: int, observer: JobObserver | None = None
+    ) -> None:
         self._blobs = blobs
         self.verdicts = verdicts
-        self.pool = WorkerPool(workers)
+        self.observer = observer
+        """Of every pool of this node."""
+        self.pool = WorkerPool(workers, "work", observer)
+        self._cluster: ClusterPool | None = None
         # Verifying never waits behind mining: a block hangs on it.
-        self.verifiers = WorkerPool(1)
+        self.verifiers = WorkerPool(1, "verify", observer)
         self._running: dict[LossCheck, asyncio.Task[WorkVerdict]] = {}
 
     async def compute_verdict(self, definition: TaskDefinition, check: LossCheck) -> WorkVerdict:
@@ -200,11 +216,29 @@ class WorkService:
         """Two models' losses on this validator's own pairs. Raises: WorkloadError."""
         return await self.verifiers.run(base.get_workload(kind).run_verdict, job)
 
+    def attach_cluster(self, cluster: ClusterPool) -> None:
+        """Bundles may be computed on other machines from now on."""
+        self._cluster = cluster
+
+    @property
+    def cluster_threads(self) -> int:
+        """Bundles that can be computed at once besides those of this node's own workers."""
+        return 0 if self._cluster is None else self._cluster.threads
+
     async def compute_bundle(
         self, definition: TaskDefinition, batch: int, weights: tuple[int, ...], output: Path
     ) -> None:
         """Write the canonical gradient bundle of one training batch to `output`."""
         draft = definition.draft
+        if self._cluster is not None and self._cluster.free:
+            keys, root = draft.relin_keys.root, definition.training[batch].blob.root
+            remote = RemoteJob(draft.kind, draft.preset, draft.model, weights, keys, root)
+            paths = {bytes(keys): self.get_path(keys), bytes(root): self.get_path(root)}
+            try:
+                await self._cluster.compute_bundle(remote, paths, output)
+                return
+            except ClusterUnavailable as error:
+                logger.warning("%s: the batch is computed here", error)
         job = base.GradientJob(
             draft.preset,
             draft.model,

@@ -76,7 +76,7 @@ def load_capsule_data(path: Path, side: int) -> CapsuleData:
                 np.asarray(arrays["group"]).ravel() if "group" in arrays.files else np.arange(len(labels))
             )
             drawn = np.asarray(arrays["masks"]) if "masks" in arrays.files else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise WorkloadError(f"{path}: can not be read as image data: {error}") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or not 1 <= len(pixels) <= _MAX_IMAGES:
         raise WorkloadError(

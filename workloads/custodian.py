@@ -1,11 +1,11 @@
 """The single custodian: a task's keys on disk, and the heavy steps of custody as jobs.
 
 Jobs carry plain data and run in worker processes of the custody's own node; the secret key is read
-from its file there and never crosses a pipe. `Custodian` is the port: a committee, of which no member
+from its file there and never crosses a pipe. Of a sealed file, what opens this one file comes with the job,
+never the passphrase, which opens others too. `Custodian` is the port: a committee, of which no member
 can decrypt alone, comes behind the same calls.
 """
 
-import os
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -29,6 +29,7 @@ from workloads.custody import (
 )
 from workloads.fusion import WORKLOAD, FusionSpec, FusionTraining
 from workloads.noise import SECRET_BYTES
+from workloads.sealed import NOISE_KIND, PLAIN, SECRET_KIND, FolderKeys, SealingKey, read_secret, write_secret
 
 SECRET_KEY_FILE = "secret.key"
 NOISE_FILE = "noise.key"
@@ -110,8 +111,11 @@ class PublicKeyFiles:
     relin_keys: Path
 
 
-def generate_keys(preset: str, directory: Path, workload: FusionTraining = WORKLOAD) -> PublicKeyFiles:
-    """Makes all keys of one task in `directory`, the secret ones readable by their owner alone.
+def generate_keys(
+    preset: str, directory: Path, workload: FusionTraining = WORKLOAD, key: SealingKey | None = None
+) -> PublicKeyFiles:
+    """Makes all keys of one task in `directory`, the secret ones readable by their owner alone, and sealed
+    where there is a `key`.
 
     Raises WorkloadError if it already holds keys: one key serves one task.
     """
@@ -125,22 +129,10 @@ def generate_keys(preset: str, directory: Path, workload: FusionTraining = WORKL
         raise WorkloadError("key generation gave no public keys")
     public.public_key.write_bytes(context.public.public_key.encode())
     public.relin_keys.write_bytes(context.public.relin_keys.encode())
-    _write_secret(directory / NOISE_FILE, secrets.token_bytes(SECRET_BYTES))
+    write_secret(directory / NOISE_FILE, secrets.token_bytes(SECRET_BYTES), key, NOISE_KIND)
     # Last, so that a directory with a secret key is complete.
-    _write_secret(directory / SECRET_KEY_FILE, context.save())
+    write_secret(directory / SECRET_KEY_FILE, context.save(), key, SECRET_KIND)
     return public
-
-
-def _write_secret(path: Path, data: bytes) -> None:
-    """Owner-only from the first byte, whole or not at all."""
-    partial = path.with_suffix(".part")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 MAX_CONTEXTS = 2
@@ -155,18 +147,20 @@ class SingleCustodian:
 
     directory: Path = field(repr=False)
     workload: FusionTraining = WORKLOAD
+    keys: FolderKeys = PLAIN
+    """For secrets that are sealed."""
 
     def _get_context(self, params: CkksParams) -> PrivateContext:
         path = (self.directory / SECRET_KEY_FILE).resolve()
         if path not in _contexts:
-            _contexts[path] = PrivateContext.load(params, path)
+            _contexts[path] = PrivateContext.load(params, read_secret(path, self.keys.secret, SECRET_KIND))
             while len(_contexts) > MAX_CONTEXTS:
                 _contexts.popitem(last=False)
         _contexts.move_to_end(path)
         return _contexts[path]
 
     def _get_noise_secret(self) -> bytes:
-        return (self.directory / NOISE_FILE).read_bytes()
+        return read_secret(self.directory / NOISE_FILE, self.keys.noise, NOISE_KIND)
 
     def run_prepare(self, job: PrepareJob) -> None:
         prepared = prepare_batch(

@@ -166,7 +166,7 @@ def _load_npz(path: Path, options: ReadOptions, seed: int) -> DiagnosisData:
                 parts = [_read_part(path, arrays, f"{name}_", options) for name in SPLITS]
                 return _build(parts, ("0", "1"), path)
             return _split(_read_part(path, arrays, "", options), ("0", "1"), seed, path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise WorkloadError(f"{path}: can not be read as image data: {error}") from error
 
 

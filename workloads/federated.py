@@ -35,6 +35,7 @@ from workloads.federated_blobs import (
     read_network,
 )
 from workloads.noise import SECRET_BYTES, draw_gaussian
+from workloads.sealed import NOISE_KIND, PLAIN, SECRET_KIND, FolderKeys, SealingKey, read_secret, write_secret
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,8 +123,9 @@ def load_data(network: FederatedNetwork, path: Path) -> CapsuleData:
 # --- custody ------------------------------------------------------------------------------------
 
 
-def make_keys(network: FederatedNetwork, folder: Path) -> bytes:
-    """New keys: the secret ones stay in `folder`, which only its owner reads; returns the public one.
+def make_keys(network: FederatedNetwork, folder: Path, key: SealingKey | None = None) -> bytes:
+    """New keys: the secret ones stay in `folder`, which only its owner reads, sealed where there is a `key`;
+    returns the public one.
 
     Raises WorkloadError if there is a secret key already: one key serves one federation.
     """
@@ -131,9 +133,9 @@ def make_keys(network: FederatedNetwork, folder: Path) -> bytes:
     if (folder / SECRET_KEY_FILE).exists():
         raise WorkloadError(f"{folder} already holds a secret key; a federation's keys are made once")
     private = aggregate.make_aggregate_keys(network.build_plan())
-    _write(folder / NOISE_FILE, secrets.token_bytes(SECRET_BYTES))
+    write_secret(folder / NOISE_FILE, secrets.token_bytes(SECRET_BYTES), key, NOISE_KIND)
     # Last, so that a folder with a secret key is complete.
-    _write(folder / SECRET_KEY_FILE, aggregate.encode_private(private))
+    write_secret(folder / SECRET_KEY_FILE, aggregate.encode_private(private), key, SECRET_KIND)
     return aggregate.encode_public_key(private)
 
 
@@ -154,18 +156,22 @@ def open_sum(
     noise_std: int,
     binding: bytes,
     output: Path,
+    keys: FolderKeys = PLAIN,
 ) -> None:
     """Decrypt the sum of so many updates, clip it to what updates of these weights can come to, add noise,
     round; the same arguments always give the same bytes.
 
-    Raises WorkloadError on anything but the well-formed sum of at least two updates, so on one update.
+    `keys` open what is sealed in the folder. Raises WorkloadError on anything but the well-formed sum of at
+    least two updates, so on one update.
     """
     found = read_network(network)
     plan = found.build_plan()
     try:
-        private = aggregate.load_private(plan, folder / SECRET_KEY_FILE)
+        private = aggregate.load_private(
+            plan, read_secret(folder / SECRET_KEY_FILE, keys.secret, SECRET_KIND)
+        )
         values = aggregate.decrypt_sum(private, plan, total, participants)
-        secret = (folder / NOISE_FILE).read_bytes()
+        secret = read_secret(folder / NOISE_FILE, keys.noise, NOISE_KIND)
     except (HeError, OSError) as error:
         raise WorkloadError(
             f"sum: {error}; only a round's sum is opened, by the custody's own keys"

@@ -126,7 +126,7 @@ def load_sequences(path: Path, side: int, *, labelled: bool = False) -> list[Pat
             if missing:
                 raise WorkloadError(f"{path}: lacks the arrays {', '.join(missing)}")
             found = {name: np.asarray(arrays[name]) for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise WorkloadError(f"{path}: can not be read as sequences: {error}") from error
     images = _check_images(path, found["images"])
     for name in names[1:]:

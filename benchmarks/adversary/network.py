@@ -299,7 +299,7 @@ async def poison_snapshot(scene: Scene) -> Outcome:
     figures = (
         require("snapshots that came to the right state root", roots, len(ways)),
         require("state nodes on disk that the honest chain has not", wrong, 0),
-        require("findings of `bmif check` afterwards", damaged, 0),
+        require("findings of `bmif ledger check` afterwards", damaged, 0),
         require("banned, each time", sorted({", ".join(names) for names in banned}), ["a"]),
         note("replies that were taken from the liar until it was banned", replies),
     )

@@ -1,5 +1,6 @@
 """NIfTI volumes: slices along an anatomical axis, in the places and the display that DICOM's would have."""
 
+import gzip
 import logging
 import struct
 import warnings
@@ -36,6 +37,9 @@ _LPS = np.diag([-1.0, -1.0, 1.0])
 _COPY = "the file is cut short or damaged: copy or convert it again"
 _MAX_DEFLATION = 1032
 """Bytes that one byte of a gzip file can make, at most."""
+_HEADER_BYTES = 540
+_MAX_OFFSET = 16 * 1024 * 1024
+"""Header and extensions."""
 _COLOUR = [("R", "u1"), ("G", "u1"), ("B", "u1")]
 
 
@@ -115,10 +119,27 @@ def _flatten(error: Exception) -> str:
 
 
 def _open(path: Path) -> nib.Nifti1Image:
+    _check_offset(path)
     image = nib.load(path, mmap=False)
     if not isinstance(image, nib.Nifti1Image):  # the second version's class is made from the first's
         raise ImportRefusedError(path, f"is {type(image).__name__}, not NIfTI", "convert it to NIfTI")
     return image
+
+
+def _check_offset(path: Path) -> None:
+    """Refuses a file whose values begin far behind its header: all before them would be inflated."""
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    for order in "<>":
+        for size, format, place in ((348, "f", 108), (540, "q", 168)):
+            if len(head) >= place + 8 and struct.unpack_from(order + "i", head)[0] == size:
+                (offset,) = struct.unpack_from(order + format, head, place)
+                if not 0 <= offset <= _MAX_OFFSET:
+                    raise ImportRefusedError(
+                        path,
+                        f"has {offset:.0f} bytes before its values, more than {_MAX_OFFSET}",
+                        "write it again without its extensions",
+                    )
 
 
 def _get_type(image: nib.Nifti1Image) -> np.dtype[np.generic]:

@@ -1,37 +1,61 @@
 """The two applications: public REST, and the operator's behind a bearer token."""
 
 import json
-import math
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
-from node.api.errors import Handler, Problem, problem_middleware
+from node.api.answers import KeptAnswers
+from node.api.debug import DEBUG_ROUTES, SETTINGS
+from node.api.drain import DRAIN, DRAIN_ROUTES, build_drain_guard
+from node.api.errors import problem_middleware
+from node.api.explorer import STATIC_ROUTES
+from node.api.explorer_data import DATA_ROUTES
 from node.api.federations import FEDERATION_ROUTES
-from node.api.fusions import FUSION_ROUTES, FUSIONS, UPLOAD_PATH
-from node.api.health import REGISTRY, NodeCollector, RequestMetrics, get_livez, get_metrics, get_readyz
+from node.api.fusions import FUSION_ROUTES, FUSIONS
+from node.api.health import REGISTRY, get_livez, get_metrics, get_readyz
 from node.api.jobs import JOB_ROUTES
 from node.api.light import LIGHT, LIGHT_ROUTES
+from node.api.middleware import (
+    RateLimiter,
+    add_security_headers,
+    build_cors,
+    build_host_check,
+    build_limit,
+    forbid_storing,
+)
 from node.api.openapi import build_document
 from node.api.operator import BLOB_LIMIT, OPERATOR, OPERATOR_ROUTES, build_token_middleware
-from node.api.requests import JSON, VIEW, Route, RouteHandler, check_query
+from node.api.preview import PREVIEW_ROUTES, keep_previews
+from node.api.reference import POLICY, build_reference
+from node.api.requests import JSON, VIEW, Route, RouteHandler, check_query, tag_answer
 from node.api.routes import ROUTES
 from node.api.schemas import LiveModel, ReadyModel
-from node.api.sse import MAX_STREAMS, STREAMS, close_streams, get_events
+from node.api.sse import (
+    ENCODER,
+    MAX_STREAMS,
+    READER_TIMEOUT_S,
+    STREAMS,
+    EventEncoder,
+    close_streams,
+    get_events,
+)
 from node.api.trust import TRUST_ROUTES
 from node.api.view import NodeView, OperatorView
 from node.config import NodeConfig
+from node.draining import Drain
 from node.fusions import FusionDesk
 from node.lightview import LightView
+from node.metrics.collector import NodeCollector
+from node.metrics.requests import RequestMetrics, add_request_id, build_request_middleware
 
 MAX_OPERATOR_JSON = 16 * 1024 * 1024
-MAX_CLIENTS = 4_096
 DOCUMENT = web.AppKey("document", bytes)
+
+ANSWERS = web.AppKey("answers", KeptAnswers)
 
 _SERVICE_ROUTES: tuple[Route, ...] = (
     Route(
@@ -42,6 +66,7 @@ _SERVICE_ROUTES: tuple[Route, ...] = (
         "Events as they happen (server-sent events), replayed after Last-Event-ID",
         media="text/event-stream",
         query=("kinds", "after"),
+        headers=("Last-Event-ID",),
         errors=(400, 503),
     ),
     Route("GET", "/livez", "getLiveness", get_livez, "The process answers", LiveModel),
@@ -50,64 +75,28 @@ _SERVICE_ROUTES: tuple[Route, ...] = (
 )
 
 
-class RateLimiter:
-    """A token bucket for each client address; the least recent address is forgotten first."""
-
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate = per_minute / 60
-        self._burst = float(max(1, per_minute // 6))
-        self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, client: str) -> float:
-        """0 if the client may go on, else the seconds that it must wait."""
-        now = self._clock()
-        tokens, last = self._buckets.pop(client, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - last) * self._rate)
-        wait = 0.0 if tokens >= 1 else (1 - tokens) / self._rate
-        self._buckets[client] = (tokens - 1 if not wait else tokens, now)
-        if len(self._buckets) > MAX_CLIENTS:
-            self._buckets.popitem(last=False)
-        return wait
-
-
-def _build_limit_middleware(limiter: RateLimiter, max_bytes: int) -> Middleware:
-    @web.middleware
-    async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # Streamed to disk, and of a length that its route knows to the byte.
-        is_upload = request.path == UPLOAD_PATH
-        if (request.content_length or 0) > max_bytes and not is_upload:
-            raise Problem(
-                413,
-                "body-too-large",
-                f"The body has {request.content_length} bytes, the limit is {max_bytes}",
-                field="(body)",
-                remedy="Send a smaller body",
-            )
-        if request.method == "POST":
-            wait = limiter.take(request.remote or "")
-            if wait:
-                seconds = str(math.ceil(wait))
-                raise Problem(
-                    429,
-                    "too-many-requests",
-                    "Too many posts",
-                    remedy=f"Wait {seconds} s",
-                    headers={"Retry-After": seconds},
-                )
-        return await handler(request)
-
-    return limit
-
-
 def _check_first(route: Route) -> RouteHandler:
-    """The handler, once the query is known to hold only what the route takes."""
+    """The handler, once the query is known to hold only what the route takes; its answer with an ETag."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         check_query(request, route.query)
-        return await route.handler(request)
+        return tag_answer(request, await route.handler(request))
 
-    return handle
+    if route.method != "GET" or route.answer is None or not route.path.startswith("/v1/"):
+        return handle
+
+    async def handle_kept(request: web.Request) -> web.StreamResponse:
+        answers, revision = request.app.get(ANSWERS), request.app[VIEW].get_revision()
+        if answers is None:
+            return await handle(request)
+        found = answers.find(request, revision)
+        if found is None:
+            response = await handle(request)
+            answers.keep(request, response, revision)
+            return response
+        return found
+
+    return handle_kept
 
 
 def _add_routes(app: web.Application, routes: Sequence[Route], document: bytes) -> None:
@@ -123,24 +112,52 @@ async def get_document(request: web.Request) -> web.Response:
     return web.Response(body=request.app[DOCUMENT], content_type=JSON)
 
 
+@lru_cache(maxsize=2)
+def _build_page(document: bytes) -> bytes:
+    return build_reference(json.loads(document))
+
+
+async def get_reference(request: web.Request) -> web.Response:
+    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
+    page = _build_page(request.app[DOCUMENT])
+    return web.Response(body=page, content_type="text/html", charset="utf-8", headers=headers)
+
+
 DOCUMENT_ROUTE = Route("GET", "/openapi.json", "getDocument", get_document, "This document")
+REFERENCE_ROUTE = Route(
+    "GET", "/docs", "getReference", get_reference, "This document as a page", media="text/html"
+)
 PUBLIC_ROUTES: tuple[Route, ...] = (
     *ROUTES,
     *TRUST_ROUTES,
     *JOB_ROUTES,
     *FEDERATION_ROUTES,
+    *DATA_ROUTES,
+    *PREVIEW_ROUTES,
     *_SERVICE_ROUTES,
     DOCUMENT_ROUTE,
+    REFERENCE_ROUTE,
+    *STATIC_ROUTES,
 )
-ALL_OPERATOR_ROUTES: tuple[Route, ...] = (*OPERATOR_ROUTES, replace(DOCUMENT_ROUTE, errors=(401,)))
+EVERY_PUBLIC_ROUTE: tuple[Route, ...] = (*PUBLIC_ROUTES, *LIGHT_ROUTES, *FUSION_ROUTES)
+ALL_OPERATOR_ROUTES: tuple[Route, ...] = (
+    *OPERATOR_ROUTES,
+    *DRAIN_ROUTES,
+    *DEBUG_ROUTES,
+    replace(DOCUMENT_ROUTE, errors=(401,)),
+)
 
 
-def build_public_document(version: str, routes: Sequence[Route] = PUBLIC_ROUTES) -> bytes:
+@lru_cache(maxsize=8)
+def build_public_document(version: str, routes: Sequence[Route] = EVERY_PUBLIC_ROUTE) -> bytes:
+    """The OpenAPI document of the public listener, JSON; of every route that a node may have by default."""
     document = build_document(routes, title="bmif node", version=version)
     return json.dumps(document, indent=1).encode()
 
 
+@lru_cache(maxsize=8)
 def build_operator_document(version: str) -> bytes:
+    """The OpenAPI document of the operator's listener, JSON."""
     document = build_document(ALL_OPERATOR_ROUTES, title="bmif node, operator", version=version, bearer=True)
     return json.dumps(document, indent=1).encode()
 
@@ -151,28 +168,32 @@ def build_public_app(
     registry: CollectorRegistry | None = None,
     light: LightView | None = None,
     fusions: FusionDesk | None = None,
+    drain: Drain | None = None,
 ) -> web.Application:
     """The public application; the daemon runs it on `api.host:api.port` and may add metrics to `registry`.
 
-    With `light` it has the routes for light clients, with `fusions` those of encrypted fusion.
+    With `light` it has the routes for light clients, with `fusions` those of encrypted fusion; once `drain`
+    has begun, it refuses writes.
     """
     registry = registry or CollectorRegistry()
     registry.register(NodeCollector(view))
-    metrics = RequestMetrics(registry)
-
-    @web.middleware
-    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await metrics.observe(request, handler)
-
-    limit = _build_limit_middleware(RateLimiter(config.api.posts_per_minute), config.limits.max_request_bytes)
+    monitor = build_request_middleware(config.log, RequestMetrics(registry, lambda: len(app[STREAMS])))
+    limit = build_limit(RateLimiter(config.api.posts_per_minute), config.limits.max_request_bytes)
+    answer_preflight, mark_origin = build_cors(config.api.cors_origins)
     app = web.Application(
-        middlewares=[count, problem_middleware, limit], client_max_size=config.limits.max_request_bytes
+        middlewares=[monitor, problem_middleware, answer_preflight, limit, build_drain_guard(drain)],
+        client_max_size=config.limits.max_request_bytes,
     )
+    app.on_response_prepare.extend((add_request_id, add_security_headers, mark_origin))
     app[VIEW] = view
     app[REGISTRY] = registry
     app[STREAMS] = set()
     app[MAX_STREAMS] = config.api.max_event_streams
+    app[READER_TIMEOUT_S] = config.api.event_reader_timeout_s
+    app[ENCODER] = EventEncoder()
+    app[ANSWERS] = KeptAnswers()
     app.on_shutdown.append(close_streams)
+    app.cleanup_ctx.append(keep_previews)
     routes = PUBLIC_ROUTES
     if light is not None:
         app[LIGHT] = light
@@ -185,14 +206,24 @@ def build_public_app(
 
 
 def build_operator_app(
-    view: NodeView, operator: OperatorView, config: NodeConfig, token: str
+    view: NodeView, operator: OperatorView, config: NodeConfig, token: str, drain: Drain | None = None
 ) -> web.Application:
     """The operator's application, for `operator.host:operator.port`, which stays on loopback."""
     app = web.Application(
-        middlewares=[problem_middleware, build_token_middleware(token)], client_max_size=MAX_OPERATOR_JSON
+        middlewares=[
+            build_request_middleware(config.log),
+            problem_middleware,
+            build_host_check(config.operator),
+            build_token_middleware(token),
+            build_drain_guard(drain),
+        ],
+        client_max_size=MAX_OPERATOR_JSON,
     )
+    app.on_response_prepare.extend((add_request_id, add_security_headers, forbid_storing))
     app[VIEW] = view
     app[OPERATOR] = operator
+    app[DRAIN] = drain
     app[BLOB_LIMIT] = config.limits.max_blob_bytes
+    app[SETTINGS] = config
     _add_routes(app, ALL_OPERATOR_ROUTES, build_operator_document(view.info.version))
     return app

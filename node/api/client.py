@@ -16,36 +16,25 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue
 
 from consensus.codec import encode
 from consensus.payload import Payload
 from consensus.task import BlobRef
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
-from node.api import federations, jobs, schemas, trust
-from node.api.errors import PROBLEM_TYPE, ProblemModel
+from node.api import explorer_data, federations, jobs, schemas, trust
+from node.api.debug import DebugModel
+from node.api.drain import DrainModel
 from node.api.fields import BlobRefModel
 from node.api.payloads import encode_payload
+from node.api.transport import ApiError, Transport
+
+__all__ = ["READ_BYTES", "ApiError", "Client", "StreamedEvent", "SyncClient"]
 
 T = TypeVar("T")
-Model = TypeVar("Model", bound=BaseModel)
-Item = TypeVar("Item", bound=BaseModel)
 READ_BYTES = 1024 * 1024
 MAX_EVENT_BYTES = 1024 * 1024
-
-
-class ApiError(Exception):
-    """The node can't be reached, or answered with a problem document."""
-
-    def __init__(self, message: str, problem: ProblemModel | None = None) -> None:
-        super().__init__(message)
-        self.problem = problem
-
-    @property
-    def status(self) -> int | None:
-        """HTTP status, None if there was no answer."""
-        return None if self.problem is None else self.problem.status
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,107 +46,31 @@ class StreamedEvent:
     data: dict[str, JsonValue]
 
 
-def _describe(problem: ProblemModel) -> str:
-    where = f" ({problem.field})" if problem.field else ""
-    why = f" [{problem.reason}]" if problem.reason else ""
-    return f"{problem.detail}{where}{why}. {problem.remedy}"
-
-
-class Client:
+class Client(Transport):
     """Asynchronous client; `operator_url` and `token` are needed for the operator's calls only."""
-
-    def __init__(
-        self, url: str, *, operator_url: str | None = None, token: str | None = None, timeout_s: float = 30.0
-    ) -> None:
-        self._url = url.rstrip("/")
-        self._operator_url = None if operator_url is None else operator_url.rstrip("/")
-        self._token = token
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._session: aiohttp.ClientSession | None = None
-
-    def __repr__(self) -> str:
-        return f"Client({self._url})"
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(timeout=self._timeout)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    def _get_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("Expected an entered client (`async with`)")
-        return self._session
-
-    # --- transport ----------------------------------------------------------------------------
-
-    async def _check(self, response: aiohttp.ClientResponse) -> None:
-        if response.status < 400:
-            return
-        text = await response.text()
-        if response.content_type == PROBLEM_TYPE:
-            problem = ProblemModel.model_validate_json(text)
-            raise ApiError(_describe(problem), problem)
-        raise ApiError(f"{response.url} answered {response.status} {response.reason}")
-
-    async def _request(
-        self,
-        method: str,
-        url: str,
-        model: type[Model],
-        *,
-        query: dict[str, str] | None = None,
-        data: bytes | AsyncIterator[bytes] | None = None,
-        media: str = "application/json",
-        token: str | None = None,
-        timeout: aiohttp.ClientTimeout | None = None,
-    ) -> Model:
-        headers = {} if data is None else {"Content-Type": media}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        try:
-            async with self._get_session().request(
-                method, url, params=query, data=data, headers=headers, timeout=timeout or self._timeout
-            ) as response:
-                await self._check(response)
-                return model.model_validate_json(await response.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ApiError(
-                f"{url} can't be reached: {str(error) or 'time-out'}. Is the node running?"
-            ) from error
-        except ValidationError as error:
-            raise ApiError(f"{url} gave an answer of another version: {error.errors()[0]['msg']}") from error
-
-    async def _get(self, path: str, model: type[Model], query: dict[str, str] | None = None) -> Model:
-        return await self._request("GET", self._url + path, model, query=query)
-
-    async def _iterate(self, path: str, page: type[schemas.Page[Item]]) -> AsyncIterator[Item]:
-        cursor: str | None = None
-        while True:
-            query = {"limit": "100"} | ({} if cursor is None else {"cursor": cursor})
-            found = await self._get(path, page, query)
-            for item in found.items:
-                yield item
-            cursor = found.next
-            if cursor is None:
-                return
-
-    def _get_operator(self) -> tuple[str, str]:
-        if self._operator_url is None or self._token is None:
-            raise ApiError(
-                "This needs the operator's API: give the node's --config (it names port and token)"
-            )
-        return self._operator_url, self._token
 
     # --- public -------------------------------------------------------------------------------
 
     async def get_status(self) -> schemas.StatusModel:
         return await self._get("/v1/status", schemas.StatusModel)
+
+    async def get_document(self) -> dict[str, JsonValue]:
+        """The OpenAPI document."""
+        found: dict[str, JsonValue] = json.loads(await self._read(f"{self._url}/openapi.json"))
+        return found
+
+    async def get_reference(self) -> str:
+        """The reference page, HTML."""
+        return (await self._read(f"{self._url}/docs")).decode("utf-8")
+
+    async def get_explorer(self, file: str | None = None) -> str:
+        """The explorer's page, or a file that it loads."""
+        path = "/" if file is None else f"/explorer/{file}"
+        return (await self._read(f"{self._url}{path}")).decode("utf-8")
+
+    async def get_metrics(self) -> str:
+        """Prometheus' text."""
+        return (await self._read(f"{self._url}/metrics")).decode("utf-8")
 
     async def get_block(self, block: str = "head") -> schemas.BlockModel:
         """By hash, height or `head`."""
@@ -166,6 +79,14 @@ class Client:
     def iterate_blocks(self) -> AsyncIterator[schemas.BlockSummaryModel]:
         """The head chain, newest first."""
         return self._iterate("/v1/blocks", schemas.Page[schemas.BlockSummaryModel])
+
+    def iterate_headers(self) -> AsyncIterator[schemas.HeaderModel]:
+        """Of the head chain, newest first."""
+        return self._iterate("/v1/headers", schemas.Page[schemas.HeaderModel])
+
+    def iterate_mempool(self) -> AsyncIterator[schemas.TransactionSummaryModel]:
+        """Waiting transactions, oldest first."""
+        return self._iterate("/v1/mempool", schemas.Page[schemas.TransactionSummaryModel])
 
     async def get_transaction(self, transaction: str) -> schemas.TransactionStatusModel:
         return await self._get(f"/v1/transactions/{transaction}", schemas.TransactionStatusModel)
@@ -195,6 +116,10 @@ class Client:
     def iterate_openings(self, task: str) -> AsyncIterator[schemas.OpeningModel]:
         return self._iterate(f"/v1/tasks/{task}/openings", schemas.Page[schemas.OpeningModel])
 
+    def iterate_models(self) -> AsyncIterator[schemas.ModelSummaryModel]:
+        """Models that reached a milestone."""
+        return self._iterate("/v1/models", schemas.Page[schemas.ModelSummaryModel])
+
     async def get_model(self, task: str) -> schemas.TrainedModel:
         return await self._get(f"/v1/models/{task}", schemas.TrainedModel)
 
@@ -214,6 +139,26 @@ class Client:
         """Milestones that were taken, with the verdicts on each."""
         return await self._get(f"/v1/tasks/{task}/milestones", trust.MilestonesModel)
 
+    async def get_contributions(self, task: str) -> explorer_data.ContributionsModel:
+        return await self._get(f"/v1/tasks/{task}/contributions", explorer_data.ContributionsModel)
+
+    def iterate_confirmations(self, task: str) -> AsyncIterator[explorer_data.ConfirmationModel]:
+        """Openings in chain order, each with the validators who confirmed it."""
+        page = schemas.Page[explorer_data.ConfirmationModel]
+        return self._iterate(f"/v1/tasks/{task}/confirmations", page)
+
+    async def get_preview(self, task: str) -> bytes:
+        """PNG of two synthetic sources and what the task's settled model makes of them."""
+        return await self._read(f"{self._url}/v1/models/{task}/preview.png")
+
+    async def get_votes(self) -> explorer_data.LastVotesModel:
+        """The last vote of each validator."""
+        return await self._get("/v1/votes", explorer_data.LastVotesModel)
+
+    async def search(self, text: str) -> explorer_data.SearchModel:
+        """What a height, hash, address or id names."""
+        return await self._get("/v1/search", explorer_data.SearchModel, {"q": text})
+
     def iterate_inference_models(self) -> AsyncIterator[jobs.InferenceModel]:
         return self._iterate("/v1/inference/models", schemas.Page[jobs.InferenceModel])
 
@@ -225,6 +170,10 @@ class Client:
 
     async def get_job(self, job: str) -> jobs.InferenceJob:
         return await self._get(f"/v1/inference/jobs/{job}", jobs.InferenceJob)
+
+    async def get_job_result(self, job: str) -> bytes:
+        """The confirmed result's bytes, a ciphertext, where the node holds them."""
+        return await self._read(f"{self._url}/v1/inference/jobs/{job}/result")
 
     async def get_evaluators(self) -> jobs.EvaluatorsModel:
         return await self._get("/v1/inference/evaluators", jobs.EvaluatorsModel)
@@ -241,9 +190,25 @@ class Client:
     async def get_peers(self) -> schemas.PeersModel:
         return await self._get("/v1/peers", schemas.PeersModel)
 
+    async def is_live(self) -> bool:
+        """Whether the process answers."""
+        try:
+            return (await self._get("/livez", schemas.LiveModel)).live
+        except ApiError:
+            return False
+
+    async def get_readiness(self) -> schemas.ReadyModel:
+        """Every criterion by name, whether or not the node is ready. Raises: ApiError if it does not say."""
+        try:
+            return await self._get("/readyz", schemas.ReadyModel, retry=False)
+        except ApiError as error:
+            if error.problem is None or error.problem.criteria is None:
+                raise
+            return schemas.ReadyModel(ready=False, criteria=error.problem.criteria)
+
     async def is_ready(self) -> bool:
         try:
-            return (await self._get("/readyz", schemas.ReadyModel)).ready
+            return (await self.get_readiness()).ready
         except ApiError:
             return False
 
@@ -324,16 +289,51 @@ class Client:
         )
         return BlobRef(Hash32(bytes.fromhex(found.root)), found.length)
 
+    async def get_blob_info(self, root: str) -> schemas.StoredBlobModel:
+        """How much of a blob is on the node."""
+        _, token = self._get_operator()
+        return await self._get(f"/v1/operator/blobs/{root}/info", schemas.StoredBlobModel, token=token)
+
+    async def get_drain(self) -> DrainModel:
+        """Whether the node takes new work."""
+        _, token = self._get_operator()
+        return await self._get("/v1/operator/drain", DrainModel, token=token)
+
+    async def drain(self) -> DrainModel:
+        """Have the node take no new work, for good."""
+        url, token = self._get_operator()
+        return await self._request("POST", f"{url}/v1/operator/drain", DrainModel, token=token)
+
+    async def get_debug(self) -> DebugModel:
+        """What the node tells its operator of its inside."""
+        _, token = self._get_operator()
+        return await self._get("/v1/operator/debug", DebugModel, token=token)
+
+    async def get_operator_document(self) -> dict[str, JsonValue]:
+        """The OpenAPI document of the operator's listener."""
+        url, token = self._get_operator()
+        found: dict[str, JsonValue] = json.loads(await self._read(f"{url}/openapi.json", token=token))
+        return found
+
     async def get_blob(self, ref: BlobRef, path: Path) -> None:
         """Download a blob into a new file; the node fetches it from peers if it has to."""
+        where, query = f"/v1/operator/blobs/{ref.root.hex()}", {"length": str(ref.length)}
+        await self._download(where, query, path, f"blob {ref.root.hex()}")
+
+    async def get_ledger_snapshot(self, path: Path, height: int | None = None) -> None:
+        """Download a final state into a new file; whether it is whole shows by its end."""
+        query = {} if height is None else {"height": str(height)}
+        await self._download("/v1/operator/ledger/snapshot", query, path, "the snapshot")
+
+    async def _download(self, where: str, query: dict[str, str], path: Path, what: str) -> None:
         url, token = self._get_operator()
         part = path.with_name(path.name + ".part")
         headers = {"Authorization": f"Bearer {token}"}
         timeout = aiohttp.ClientTimeout(total=None, sock_read=600)
         try:
             async with self._get_session().get(
-                f"{url}/v1/operator/blobs/{ref.root.hex()}",
-                params={"length": str(ref.length)},
+                url + where,
+                params=query,
                 headers=headers,
                 timeout=timeout,
             ) as response:
@@ -341,10 +341,11 @@ class Client:
                 with part.open("wb") as file:
                     async for piece in response.content.iter_chunked(READ_BYTES):
                         await asyncio.to_thread(file.write, piece)
+            part.replace(path)
         except (aiohttp.ClientError, TimeoutError) as error:
-            part.unlink(missing_ok=True)
-            raise ApiError(f"blob {ref.root.hex()} could not be fetched: {error}") from error
-        part.replace(path)
+            raise ApiError(f"{what} could not be fetched: {error}") from error
+        finally:
+            part.unlink(missing_ok=True)  # of a disk that is full, too
 
 
 def _parse_event(fields: dict[str, str]) -> StreamedEvent:
@@ -362,9 +363,15 @@ class SyncClient:
     """The same calls without `await`: `node.call(node.api.get_status())`."""
 
     def __init__(
-        self, url: str, *, operator_url: str | None = None, token: str | None = None, timeout_s: float = 30.0
+        self,
+        url: str,
+        *,
+        operator_url: str | None = None,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        cached: int = 0,
     ) -> None:
-        self.api = Client(url, operator_url=operator_url, token=token, timeout_s=timeout_s)
+        self.api = Client(url, operator_url=operator_url, token=token, timeout_s=timeout_s, cached=cached)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:

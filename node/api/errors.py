@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
 
+from node.api.fields import CriterionModel
 from node.api.view import RefusedTransaction, ViewError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ class ProblemModel(BaseModel):
     field: str | None = Field(default=None, description="Parameter or body field at fault")
     remedy: str = Field(description="What the caller can do")
     reason: str | None = Field(default=None, description="The rule that refused a transaction")
+    criteria: tuple[CriterionModel, ...] | None = Field(
+        default=None, description="Of `/readyz`: each criterion, met or not"
+    )
 
 
 class Problem(Exception):
@@ -40,6 +44,7 @@ class Problem(Exception):
         field: str | None = None,
         reason: str | None = None,
         headers: Mapping[str, str] | None = None,
+        criteria: tuple[CriterionModel, ...] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -49,6 +54,7 @@ class Problem(Exception):
         self.field = field
         self.reason = reason
         self.headers = dict(headers or {})
+        self.criteria = criteria
 
     def build_response(self, instance: str) -> web.Response:
         model = ProblemModel(
@@ -60,6 +66,7 @@ class Problem(Exception):
             field=self.field,
             remedy=self.remedy,
             reason=self.reason,
+            criteria=self.criteria,
         )
         return web.Response(
             status=self.status,

@@ -96,7 +96,10 @@ class Federation(FederationSummary):
     ladder: tuple[MilestoneModel, ...]
     next_rung: Count
     model: BlobRefModel = Field(description="Of the last accepted round, or the initial one")
-    suspects: tuple[Hex32, ...] = Field(description="Out: without one of them a round was accepted")
+    suspects: tuple[Hex32, ...] = Field(
+        description="Out for the rest: of all rounds that left out one of a rejected list only theirs was "
+        "accepted"
+    )
     accused: tuple[Hex32, ...] = Field(description="The rejected list; one after the other is left out")
     probation: tuple[Hex32, ...] = Field(description="Who of them is still to be left out")
     escrow: AmountInt

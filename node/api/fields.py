@@ -36,6 +36,18 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, from_attributes=True, frozen=True)
 
 
+class CriterionModel(Model):
+    """One thing that a node is asked before it is called ready."""
+
+    name: str = Field(
+        description="`draining`, `ledger`, `recovery`, `lag`, `tip_age`, `peers`, `clock`, `disk`, `voting` "
+        "or `protocol`"
+    )
+    ok: bool
+    blocking: bool = Field(description="Whether the node is not ready without it")
+    detail: str = Field(description="What was found")
+
+
 class BlobRefModel(Model):
     """A content-addressed blob."""
 

@@ -12,7 +12,17 @@ from consensus.task import BlobRef
 from consensus.types import Hash32
 from node.api.errors import Problem, build_not_found
 from node.api.fields import AmountInt, BlobRefModel, Count, Hex32, Model, TimeMs
-from node.api.requests import OCTETS, Route, answer, get_limit, get_view, parse_hash, take_page
+from node.api.requests import (
+    FRESH,
+    OCTETS,
+    Route,
+    answer,
+    answer_file,
+    get_limit,
+    get_view,
+    parse_hash,
+    take_page,
+)
 from node.api.schemas import Page
 
 
@@ -235,7 +245,7 @@ async def get_job_result(request: web.Request) -> web.StreamResponse:
     if path is None:
         remedy = "Ask an evaluator of the job, or this node's operator API, which fetches it from peers"
         raise build_not_found("job", f"result of job {job.hex()} here", remedy)
-    return web.FileResponse(path, headers={"Content-Type": OCTETS, "ETag": f'"{result.root.hex()}"'})
+    return answer_file(request, path, result.root, FRESH)
 
 
 async def get_evaluators(request: web.Request) -> web.Response:
@@ -304,6 +314,7 @@ JOB_ROUTES: tuple[Route, ...] = (
         get_job_result,
         "The confirmed result, encrypted",
         media=OCTETS,
+        cached=True,
         errors=(400, 404, 409),
     ),
     Route(

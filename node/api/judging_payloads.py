@@ -85,10 +85,32 @@ class GrantModel(Model):
     amount: AmountInt
 
 
+class ScheduleUpgradeModel(Model):
+    """Blocks from this height on obey the rules of this protocol version."""
+
+    kind: Literal["schedule-upgrade"] = "schedule-upgrade"
+    version: Count
+    height: Count
+
+
+class CancelUpgradeModel(Model):
+    """Takes back the upgrade that is scheduled, named in full."""
+
+    kind: Literal["cancel-upgrade"] = "cancel-upgrade"
+    version: Count
+    height: Count
+
+
 OpeningModel = Annotated[OpenGradientPayload | OpenLossPayload, Field(discriminator="kind")]
 AccusationModel = Annotated[WrongBundleModel | WrongLossModel, Field(discriminator="kind")]
 ActionModel = Annotated[
-    SetValidatorsModel | SetMiningOrganisationsModel | SetOrganisationModel | ReinstateModel | GrantModel,
+    SetValidatorsModel
+    | SetMiningOrganisationsModel
+    | SetOrganisationModel
+    | ReinstateModel
+    | GrantModel
+    | ScheduleUpgradeModel
+    | CancelUpgradeModel,
     Field(discriminator="kind"),
 ]
 
@@ -141,5 +163,7 @@ KINDS: dict[type, type[BaseModel]] = {
     judging.SetOrganisation: SetOrganisationModel,
     judging.Reinstate: ReinstateModel,
     judging.Grant: GrantModel,
+    judging.ScheduleUpgrade: ScheduleUpgradeModel,
+    judging.CancelUpgrade: CancelUpgradeModel,
 }
 """Models of the kinds that stand inside others, where any of several may."""

@@ -14,7 +14,8 @@ from consensus.identifiers import compute_block_hash
 from consensus.state import get_account_key, get_receipt_key, get_task_key
 from consensus.types import Address
 from node.api.errors import build_held_elsewhere, build_not_found, build_parameter_problem
-from node.api.requests import HEIGHT, Route, answer, parse_hash
+from node.api.parameters import MAX_NUMBER
+from node.api.requests import FRESH, HEIGHT, IMMUTABLE, Route, answer, answer_cached, get_view, parse_hash
 from node.lightview import LightView, ProvedValue, Pruned
 
 LIGHT = web.AppKey("light", LightView)
@@ -69,9 +70,9 @@ class LightTransactionModel(BaseModel):
 
 def _get_number(request: web.Request, name: str, default: int) -> int:
     text = request.query.get(name, str(default))
-    if not HEIGHT.fullmatch(text):
+    if not HEIGHT.fullmatch(text) or int(text) > MAX_NUMBER:
         raise build_parameter_problem(
-            name, "Expected a whole number from 0 on", f"Leave it out for {default}"
+            name, "Expected a whole number from 0 to 2^53", f"Leave it out for {default}"
         )
     return int(text)
 
@@ -90,7 +91,11 @@ async def get_light_headers(request: web.Request) -> web.Response:
         detail = f"Expected a number from 1 to {MAX_HEADERS}"
         raise build_parameter_problem("count", detail, f"Leave it out for {MAX_HEADERS}")
     headers = request.app[LIGHT].get_headers(max(1, _get_number(request, "from", 1)), int(count))
-    return answer(LightHeadersModel(items=tuple(encode(header).hex() for header in headers)))
+    model = LightHeadersModel(items=tuple(encode(header).hex() for header in headers))
+    if len(headers) < int(count) or headers[-1].height > get_view(request).get_finalized().height:
+        return answer(model)
+    tag = f"{compute_block_hash(headers[-1]).hex()}-{len(headers)}"
+    return answer_cached(request, model, tag, IMMUTABLE)
 
 
 async def get_light_set(request: web.Request) -> web.Response:
@@ -103,7 +108,9 @@ async def get_light_set(request: web.Request) -> web.Response:
         what = f"state at height {text}"
         raise build_not_found("height", what, f"Ask for a height from {max(1, light.base)} to the head's")
     header, validators = found
-    return answer(LightSetModel(header=encode(header).hex(), validators=encode(validators).hex()))
+    model = LightSetModel(header=encode(header).hex(), validators=encode(validators).hex())
+    is_final = header.height <= get_view(request).get_finalized().height
+    return answer_cached(request, model, compute_block_hash(header).hex(), IMMUTABLE if is_final else FRESH)
 
 
 def _answer_value(found: ProvedValue | None) -> web.Response:
@@ -145,15 +152,15 @@ async def get_transaction_proof(request: web.Request) -> web.Response:
     if found is None:
         remedy = "Only transactions in blocks are proved"
         raise build_not_found("transaction", f"transaction {name.hex()} in a block that is held here", remedy)
-    return answer(
-        LightTransactionModel(
-            height=found.header.height,
-            hash=compute_block_hash(found.header).hex(),
-            header=encode(found.header).hex(),
-            transaction=encode(found.transaction).hex(),
-            proof=encode(found.proof).hex(),
-        )
+    model = LightTransactionModel(
+        height=found.header.height,
+        hash=compute_block_hash(found.header).hex(),
+        header=encode(found.header).hex(),
+        transaction=encode(found.transaction).hex(),
+        proof=encode(found.proof).hex(),
     )
+    is_final = model.height <= get_view(request).get_finalized().height
+    return answer_cached(request, model, f"{name.hex()}-{model.hash}", IMMUTABLE if is_final else FRESH)
 
 
 LIGHT_ROUTES: tuple[Route, ...] = (

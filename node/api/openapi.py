@@ -8,73 +8,36 @@ from pydantic import BaseModel, JsonValue
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from node.api.errors import PROBLEM_TYPE, ProblemModel
-from node.api.requests import JSON, MAX_LIMIT, Route
-from node.events import EventKind
+from node.api.parameters import HEADER, PATH, QUERY, TAGS, find_tag
+from node.api.requests import JSON, OCTETS, Route
 
 REF_TEMPLATE = "#/components/schemas/{model}"
 Document = dict[str, JsonValue]
 Key = tuple[type[BaseModel], JsonSchemaMode]
 
-_PATH_PARAMETERS: Mapping[str, Document] = {
-    "block": {
-        "description": "Hash (64 hexadecimal digits), height, or `head`",
-        "schema": {"type": "string", "pattern": "^([0-9a-f]{64}|0|[1-9][0-9]{0,15}|head)$"},
-    },
-    "height": {
-        "description": "Number of blocks above genesis",
-        "schema": {"type": "integer", "minimum": 0, "maximum": 2**53},
-    },
+DESCRIPTION = (
+    "Errors are RFC 9457 problem documents that name the field and the remedy. Bytes are lower-case "
+    "hexadecimal, amounts integers in smallest units, times milliseconds since 1970. Lists come in pages: "
+    "pass `next` as `cursor` until it is null. Every `GET` also answers `HEAD`, and, where it gives an ETag, "
+    "304 to its `If-None-Match`; what says `immutable` never changes. Other query parameters than those "
+    "listed are refused."
+)
+
+_MEANINGS: Mapping[int, str] = {
+    400: "A parameter is unknown, malformed or given twice; `field` names it",
+    401: "The bearer token is missing or wrong",
+    404: "There is nothing of that name here; `remedy` says where to look",
+    408: "The upload took too long",
+    409: "Well formed, but not possible now",
+    413: "The body is larger than the limit",
+    415: "The body's media type can't be read",
+    421: "Addressed by a name that is not the listener's (DNS rebinding)",
+    422: "The body does not fit, or the rules refuse the transaction; `field` or `reason` says why",
+    429: "Too many requests of this address; wait as Retry-After says",
+    500: "The node failed to answer; its log says why",
+    503: "Not now: full, starting or too far behind; wait as Retry-After says",
 }
-_HASH_PARAMETER: Document = {
-    "description": "64 lower-case hexadecimal digits",
-    "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-}
-_QUERY_PARAMETERS: Mapping[str, Document] = {
-    "limit": {
-        "description": "Most items of the page",
-        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 30},
-    },
-    "cursor": {"description": "`next` of the page before", "schema": {"type": "string"}},
-    "kinds": {
-        "description": f"Kinds of events, separated by commas: {', '.join(EventKind)}",
-        "schema": {"type": "string"},
-    },
-    "after": {
-        "description": "Replay events after this id; the header Last-Event-ID goes before it",
-        "schema": {"type": "integer", "minimum": 0, "maximum": 2**53},
-    },
-    "length": {
-        "description": "Bytes of the blob, to fetch it from peers",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    "set": {
-        "description": "Number of the validator set that the client knows",
-        "schema": {"type": "integer", "minimum": 0, "default": 0},
-    },
-    "from": {
-        "description": "Lowest height",
-        "schema": {"type": "integer", "minimum": 0, "default": 1},
-    },
-    "task": {
-        "required": True,
-        "description": "Task whose settled model is asked for, 64 lower-case hexadecimal digits",
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-    },
-    "weights": {
-        "required": True,
-        "description": "`weights_digest` of the model that the request was encrypted for",
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-    },
-    "tile": {
-        "required": True,
-        "description": "Side of a tile's result, pixels",
-        "schema": {"type": "integer", "minimum": 1, "maximum": 8},
-    },
-    "count": {
-        "description": "Most items of the answer",
-        "schema": {"type": "integer", "minimum": 1, "maximum": 512, "default": 512},
-    },
-}
+_WAITS = (429, 503)
 
 
 def _get_models(routes: Sequence[Route]) -> list[Key]:
@@ -87,35 +50,78 @@ def _get_models(routes: Sequence[Route]) -> list[Key]:
     return list(models)
 
 
+def _get_names(route: Route) -> list[str]:
+    """Of the parameters in the path."""
+    return re.findall(r"\{(\w+)\}", route.path)
+
+
 def _build_parameters(route: Route) -> list[JsonValue]:
-    parameters: list[JsonValue] = [
-        {"name": name, "in": "path", "required": True, **_PATH_PARAMETERS.get(name, _HASH_PARAMETER)}
-        for name in re.findall(r"\{(\w+)\}", route.path)
+    return [
+        *({"name": name, "in": "path", "required": True, **PATH[name]} for name in _get_names(route)),
+        *({"name": name, "in": "query", **QUERY[name]} for name in route.query),
+        *({"name": name, "in": "header", **HEADER[name]} for name in route.headers),
     ]
-    parameters += [{"name": name, "in": "query", **_QUERY_PARAMETERS[name]} for name in route.query]
-    return parameters
 
 
-def _build_operation(
-    route: Route, refs: Mapping[tuple[type[BaseModel], JsonSchemaMode], JsonValue]
-) -> Document:
-    good: Document = {"description": HTTPStatus(route.status).phrase}
-    if isinstance(route.answer, type) and issubclass(route.answer, BaseModel):
-        good["content"] = {route.media: {"schema": refs[(route.answer, "serialization")]}}
-    elif route.media:
-        good["content"] = {route.media: {"schema": {"type": "object" if route.media == JSON else "string"}}}
-    if route.cached:
-        good["headers"] = {"ETag": {"schema": {"type": "string"}}}
-    responses: Document = {str(route.status): good}
-    if route.cached:
-        responses["304"] = {"description": "Not Modified"}
-    problem = refs[(ProblemModel, "serialization")]
-    for status in sorted({*route.errors, 400, 500}):
-        responses[str(status)] = {
-            "description": HTTPStatus(status).phrase,
+def _is_tagged(route: Route) -> bool:
+    """Whether its answer has an ETag."""
+    return route.cached or (route.method == "GET" and route.media == JSON)
+
+
+def _list_errors(route: Route, bearer: bool) -> list[int]:
+    """What every route may answer, and what this one may besides."""
+    found = {*route.errors, 400, 500}
+    found |= {404} if _get_names(route) else set()
+    found |= {401, 421} if bearer else set()
+    found |= {429} if route.method == "POST" and not bearer else set()
+    return sorted(found)
+
+
+def _build_shared(problem: JsonValue, statuses: Sequence[int]) -> Document:
+    """One response a status, which all routes refer to."""
+    responses: Document = {}
+    for status in statuses:
+        response: Document = {
+            "description": _MEANINGS[status],
             "content": {PROBLEM_TYPE: {"schema": problem}},
         }
-    operation: Document = {"operationId": route.name, "summary": route.summary, "responses": responses}
+        if status in _WAITS:
+            wait: Document = {"description": "Seconds to wait", "schema": {"type": "string"}}
+            response["headers"] = {"Retry-After": wait}
+        responses[f"Problem{status}"] = response
+    return responses
+
+
+def _build_good(route: Route, refs: Mapping[Key, JsonValue]) -> Document:
+    good: Document = {"description": HTTPStatus(route.status).phrase}
+    headers: Document = {}
+    if isinstance(route.answer, type) and issubclass(route.answer, BaseModel):
+        good["content"] = {route.media: {"schema": refs[(route.answer, "serialization")]}}
+    elif route.media == OCTETS:
+        good["content"] = {route.media: {"schema": {"type": "string", "format": "binary"}}}
+    elif route.media:
+        good["content"] = {route.media: {"schema": {"type": "object" if route.media == JSON else "string"}}}
+    if _is_tagged(route):
+        headers["ETag"] = {"description": "Of these bytes; for If-None-Match", "schema": {"type": "string"}}
+    if route.status == HTTPStatus.ACCEPTED:
+        headers["Location"] = {"description": "Where to watch it", "schema": {"type": "string"}}
+    if headers:
+        good["headers"] = headers
+    return good
+
+
+def _build_operation(route: Route, refs: Mapping[Key, JsonValue], bearer: bool) -> Document:
+    responses: Document = {str(route.status): _build_good(route, refs)}
+    if _is_tagged(route):
+        responses["304"] = {"description": "The client has it already"}
+    for status in _list_errors(route, bearer):
+        responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
+    operation: Document = {
+        "operationId": route.name,
+        "summary": route.summary,
+        "tags": [find_tag(route.path)],
+        "responses": responses,
+    }
     parameters = _build_parameters(route)
     if parameters:
         operation["parameters"] = parameters
@@ -125,7 +131,7 @@ def _build_operation(
             if media == JSON and route.body is not None:
                 content[media] = {"schema": refs[(route.body, "validation")]}
             else:
-                content[media] = {"schema": {"type": "string", "contentEncoding": "binary"}}
+                content[media] = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -139,17 +145,23 @@ def build_document(routes: Sequence[Route], *, title: str, version: str, bearer:
     for route in routes:
         item = paths.setdefault(route.path, {})
         if isinstance(item, dict):
-            item[route.method.lower()] = _build_operation(route, refs)
-    components: Document = {"schemas": definitions.get("$defs", {})}
+            item[route.method.lower()] = _build_operation(route, refs, bearer)
+    statuses = sorted({status for route in routes for status in _list_errors(route, bearer)})
+    problem = refs[(ProblemModel, "serialization")]
+    used = {find_tag(route.path) for route in routes}
+    components: Document = {
+        "schemas": definitions.get("$defs", {}),
+        "responses": _build_shared(problem, statuses),
+    }
     document: Document = {
         "openapi": "3.1.0",
         "info": {
             "title": title,
             "version": version,
-            "description": "Errors are RFC 9457 problem documents that name the field and the remedy. "
-            "Bytes are lower-case hexadecimal, amounts integers in smallest units, times milliseconds.",
+            "description": DESCRIPTION,
             "license": {"name": "See the repository"},
         },
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items() if name in used],
         "paths": paths,
         "components": components,
     }

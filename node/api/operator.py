@@ -1,6 +1,8 @@
 """The operator's routes: sign with the node's key, put and get blobs. Every one needs the bearer token."""
 
+import asyncio
 import hmac
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,11 +13,24 @@ from aiohttp.typedefs import Middleware
 from consensus.task import BlobRef
 from node.api.errors import Handler, Problem, build_not_found, build_parameter_problem
 from node.api.fields import BlobRefModel
+from node.api.parameters import MAX_NUMBER
 from node.api.payloads import decode_payload
-from node.api.requests import OCTETS, Route, answer, check_octets, get_view, parse_hash, read_json
+from node.api.requests import (
+    HEIGHT,
+    OCTETS,
+    Route,
+    answer,
+    answer_file,
+    check_octets,
+    get_view,
+    parse_hash,
+    read_json,
+)
 from node.api.schemas import SignModel, StoredBlobModel, SubmittedModel
-from node.api.view import OperatorView
+from node.api.view import OperatorView, ViewError
 from node.keystore import write_private_file
+
+logger = logging.getLogger(__name__)
 
 OPERATOR = web.AppKey("operator", OperatorView)
 BLOB_LIMIT = web.AppKey("blob_limit", int)
@@ -103,7 +118,7 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
         path = await operator.fetch_blob(BlobRef(root, int(text)))
     if path is None:
         raise build_not_found("root", f"blob {root.hex()}", "Give `length` to fetch it from peers")
-    return web.FileResponse(path, headers={"Content-Type": OCTETS, "ETag": f'"{root.hex()}"'})
+    return answer_file(request, path, root, "private, max-age=31536000, immutable")
 
 
 async def get_blob_info(request: web.Request) -> web.Response:
@@ -116,6 +131,28 @@ async def get_blob_info(request: web.Request) -> web.Response:
             blob=BlobRefModel.model_validate(info.ref), complete=info.complete, held_bytes=info.held_bytes
         )
     )
+
+
+async def get_ledger_snapshot(request: web.Request) -> web.StreamResponse:
+    """A final state as one file; one that breaks off lacks its end, which its reader notices."""
+    text = request.query.get("height")
+    if text is not None and (not HEIGHT.fullmatch(text) or not 1 <= int(text) <= MAX_NUMBER):
+        raise build_parameter_problem(
+            "height", "Expected a height from 1 on", "See /v1/status for the head's"
+        )
+    pieces = request.app[OPERATOR].build_ledger_snapshot(None if text is None else int(text))
+    first = next(pieces)
+    response = web.StreamResponse(headers={"Content-Type": OCTETS, "Cache-Control": "no-store"})
+    await response.prepare(request)
+    await response.write(first)
+    try:
+        for piece in pieces:
+            await response.write(piece)
+            await asyncio.sleep(0)
+    except ViewError as error:
+        logger.warning("a snapshot broke off: %s", error)
+    await response.write_eof()
+    return response
 
 
 OPERATOR_ROUTES: tuple[Route, ...] = (
@@ -148,6 +185,7 @@ OPERATOR_ROUTES: tuple[Route, ...] = (
         get_blob,
         "A blob's bytes",
         media=OCTETS,
+        cached=True,
         query=("length",),
         errors=(400, 401, 404, 409),
     ),
@@ -159,5 +197,15 @@ OPERATOR_ROUTES: tuple[Route, ...] = (
         "How much of a blob is on this node",
         StoredBlobModel,
         errors=(400, 401, 404),
+    ),
+    Route(
+        "GET",
+        "/v1/operator/ledger/snapshot",
+        "getLedgerSnapshot",
+        get_ledger_snapshot,
+        "The state of a final block, with its proof, as one file",
+        media=OCTETS,
+        query=("height",),
+        errors=(400, 401, 409),
     ),
 )

@@ -5,6 +5,8 @@ import binascii
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
 from typing import TypeVar
 
 from aiohttp import web
@@ -22,6 +24,10 @@ MAX_LIMIT = 100
 MSGPACK = "application/msgpack"
 JSON = "application/json"
 IMMUTABLE = "public, max-age=31536000, immutable"
+FRESH = "no-cache"
+"""May be kept, but is to be asked for again with its ETag."""
+FILE_TAG = web.ResponseKey("file_tag", str)
+"""Where a file's answer carries its ETag until its headers are sent."""
 
 RouteHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Item = TypeVar("Item")
@@ -43,12 +49,14 @@ class Route:
     status: int = 200
     media: str = JSON
     query: tuple[str, ...] = ()
-    """Names of `PARAMETERS` that the query may have."""
+    """Names that the query may have; `node.api.parameters` says what they mean."""
+    headers: tuple[str, ...] = ()
+    """Headers that the route reads besides those of HTTP itself."""
     errors: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
     body_media: tuple[str, ...] = ()
     cached: bool = False
-    """Answers with an ETag and understands If-None-Match."""
+    """Answers with an ETag though it is not JSON, which always does."""
 
 
 # --- reading requests -------------------------------------------------------------------------
@@ -113,13 +121,49 @@ def answer(model: BaseModel, status: int = 200) -> web.Response:
     return web.Response(status=status, text=model.model_dump_json(), content_type=JSON)
 
 
+def is_known(request: web.Request, tag: str) -> bool:
+    """Whether the client says that it has the answer of this ETag (weak comparison, RFC 9110)."""
+    known = request.headers.get("If-None-Match", "").strip()
+    if not known:
+        return False
+    plain = tag.removeprefix("W/")
+    return known == "*" or any(part.strip().removeprefix("W/") == plain for part in known.split(","))
+
+
 def answer_cached(request: web.Request, model: BaseModel, tag: str, control: str) -> web.Response:
-    """With an ETag; 304 without a body if the client has it already."""
+    """With an ETag that is known before the body is; 304 without a body if the client has it already."""
     headers = {"ETag": f'"{tag}"', "Cache-Control": control}
-    known = request.headers.get("If-None-Match", "")
-    if known.strip() == "*" or f'"{tag}"' in [part.strip().removeprefix("W/") for part in known.split(",")]:
+    if is_known(request, headers["ETag"]):
         return web.Response(status=304, headers=headers)
     return web.Response(text=model.model_dump_json(), content_type=JSON, headers=headers)
+
+
+def answer_file(request: web.Request, path: Path, root: Hash32, control: str) -> web.StreamResponse:
+    """A blob's bytes, streamed from its file; its ETag is its root."""
+    headers = {"ETag": f'"{root.hex()}"', "Cache-Control": control}
+    if is_known(request, headers["ETag"]):
+        return web.Response(status=304, headers=headers)
+    response = web.FileResponse(path, headers={"Content-Type": OCTETS, "Cache-Control": control})
+    response[FILE_TAG] = headers["ETag"]
+    return response
+
+
+def tag_answer(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """A JSON answer that has no ETag yet with a weak one of its bytes; 304 if the client has them already."""
+    if request.method not in ("GET", "HEAD") or response.status != 200:
+        return response
+    if "ETag" in response.headers or "Cache-Control" in response.headers:
+        return response
+    if not isinstance(response, web.Response) or response.content_type != JSON:
+        return response
+    body = response.body
+    if not isinstance(body, bytes):
+        return response
+    headers = {"ETag": f'W/"{blake2b(body, digest_size=12).hexdigest()}"', "Cache-Control": FRESH}
+    if is_known(request, headers["ETag"]):
+        return web.Response(status=304, headers=headers)
+    response.headers.update(headers)
+    return response
 
 
 def take_page(

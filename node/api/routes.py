@@ -125,7 +125,14 @@ async def get_transaction(request: web.Request) -> web.Response:
             f"transaction {transaction.hex()}",
             "It was never seen here, or left the mempool unincluded",
         )
-    return answer(convert.build_transaction_status(record))
+    model = convert.build_transaction_status(record)
+    if (
+        record.height is None
+        or record.block is None
+        or record.height > get_view(request).get_finalized().height
+    ):
+        return answer(model)
+    return answer_cached(request, model, f"{transaction.hex()}-{record.block.hex()}", IMMUTABLE)
 
 
 async def post_transaction(request: web.Request) -> web.Response:
@@ -267,7 +274,6 @@ ROUTES: tuple[Route, ...] = (
         "A block by hash, by height, or the head",
         schemas.BlockModel,
         errors=(400, 404),
-        cached=True,
     ),
     Route(
         "GET",
@@ -366,7 +372,6 @@ ROUTES: tuple[Route, ...] = (
         "The weights at a task's last milestone",
         schemas.TrainedModel,
         errors=(400, 404),
-        cached=True,
     ),
     Route(
         "GET",

@@ -9,6 +9,7 @@ from node.api.fields import (
     BlobRefModel,
     CheckpointModel,
     Count,
+    CriterionModel,
     Hex32,
     Hex64,
     HexBytes,
@@ -184,7 +185,9 @@ class SubmittedModel(Model):
 
 
 class SubmitModel(Model):
-    transaction: HexBytes = Field(description="Canonical bytes of the signed transaction, hexadecimal")
+    transaction: HexBytes = Field(
+        description="Canonical bytes of the signed transaction, hexadecimal", min_length=2
+    )
 
 
 class RungModel(Model):
@@ -376,7 +379,10 @@ class LiveModel(Model):
 
 
 class ReadyModel(Model):
+    """The node can serve; if it can't, the 503 problem names the same criteria."""
+
     ready: bool
+    criteria: tuple[CriterionModel, ...]
 
 
 class StoredBlobModel(Model):

@@ -1,7 +1,13 @@
-"""Server-sent events: every event of the bus, replayed after `Last-Event-ID`, with a heartbeat."""
+"""Server-sent events: every event of the bus, replayed after `Last-Event-ID`, with a heartbeat.
+
+A reader costs a task, a small socket buffer and its position on the bus, however slow it is; one that leaves
+what was sent unread for too long is dropped, and may come back with its last id.
+"""
 
 import asyncio
 import json
+import logging
+import socket
 from collections.abc import Collection
 
 from aiohttp import web
@@ -10,10 +16,16 @@ from node.api.errors import Problem, build_parameter_problem
 from node.api.requests import VIEW
 from node.events import Event, EventKind, Gap
 
+logger = logging.getLogger(__name__)
+
 HEARTBEAT_S = 15.0
+SOCKET_BUFFER_BYTES = 64 * 1024
+"""What the kernel holds for one reader; by itself it would grow to megabytes for those that don't read."""
+ENCODED_EVENTS = 512
 MAX_EVENT_ID = 2**53
 STREAMS: web.AppKey[set[asyncio.Task[None]]] = web.AppKey("streams", set)
 MAX_STREAMS = web.AppKey("max_streams", int)
+READER_TIMEOUT_S = web.AppKey("reader_timeout_s", float)
 
 
 def encode_event(event: Event) -> bytes:
@@ -21,6 +33,25 @@ def encode_event(event: Event) -> bytes:
     body = {"id": event.id, "kind": event.kind.value, "time": event.time, "data": dict(event.data)}
     text = json.dumps(body, separators=(",", ":"))
     return f"id: {event.id}\nevent: {event.kind.value}\ndata: {text}\n\n".encode()
+
+
+class EventEncoder:
+    """Encodes each event once, not once for each reader; keeps the newest."""
+
+    def __init__(self, kept: int = ENCODED_EVENTS) -> None:
+        self._kept = kept
+        self._texts: dict[int, bytes] = {}
+
+    def encode(self, event: Event) -> bytes:
+        text = self._texts.get(event.id)
+        if text is None:
+            text = self._texts[event.id] = encode_event(event)
+            if len(self._texts) > self._kept:
+                del self._texts[next(iter(self._texts))]
+        return text
+
+
+ENCODER = web.AppKey("encoder", EventEncoder)
 
 
 def encode_gap(gap: Gap) -> bytes:
@@ -71,11 +102,15 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     if task is not None:
         streams.add(task)
     try:
+        _bound_buffer(request)
         await response.prepare(request)
-        await response.write(b"retry: 2000\n\n")
-        await _stream(request, response, after, kinds)
+        await _Reader(request, response).run(after, kinds)
     except ConnectionResetError:
         pass  # the client left
+    except SlowReader as error:
+        logger.info("a reader of events is dropped: %s", error)
+        if request.transport is not None:
+            request.transport.abort()  # closing would wait for it to read
     except asyncio.CancelledError:
         if task is None or task in streams:
             raise
@@ -86,22 +121,50 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _stream(
-    request: web.Request, response: web.StreamResponse, after: int | None, kinds: Collection[EventKind]
-) -> None:
-    with request.app[VIEW].events.subscribe(after) as subscription:
-        while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    gap, events = await subscription.read()
-            except TimeoutError:
-                await response.write(b": alive\n\n")
-                continue
-            if gap is not None:
-                await response.write(encode_gap(gap))
-            wanted = b"".join(encode_event(event) for event in events if event.kind in kinds)
-            if wanted:
-                await response.write(wanted)
+class SlowReader(Exception):
+    """A reader has not taken what was sent to it."""
+
+
+def _bound_buffer(request: web.Request) -> None:
+    """Keep the kernel from buffering megabytes for a reader that does not read."""
+    transport = request.transport
+    connection = None if transport is None else transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+
+
+class _Reader:
+    """One stream: what it is sent, and how long it may take to read it."""
+
+    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._app = request.app
+        self._response = response
+        self._remote = request.remote
+
+    async def run(self, after: int | None, kinds: Collection[EventKind]) -> None:
+        """Send until the client goes. Raises: SlowReader; ConnectionResetError."""
+        encode = self._app[ENCODER].encode
+        await self._write(b"retry: 2000\n\n")
+        with self._app[VIEW].events.subscribe(after) as subscription:
+            while True:
+                try:
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        gap, events = await subscription.read()
+                except TimeoutError:
+                    await self._write(b": alive\n\n")
+                    continue
+                text = b"" if gap is None else encode_gap(gap)
+                text += b"".join(encode(event) for event in events if event.kind in kinds)
+                if text:
+                    await self._write(text)
+
+    async def _write(self, text: bytes) -> None:
+        limit = self._app[READER_TIMEOUT_S]
+        try:
+            async with asyncio.timeout(limit):
+                await self._response.write(text)
+        except TimeoutError:
+            raise SlowReader(f"{self._remote} has read nothing for {limit:.0f} s") from None
 
 
 async def close_streams(app: web.Application) -> None:

@@ -8,6 +8,7 @@ from consensus.params import Validator
 from consensus.records import Unsettled
 from consensus.state import State
 from consensus.types import Address
+from consensus.upgrade import get_version_at
 from consensus.verdicts import compute_stake
 from node.api.convert import TaskReader, build_checkpoint
 from node.api.errors import build_not_found
@@ -23,6 +24,7 @@ from node.api.fields import (
 )
 from node.api.requests import Route, answer, get_view, parse_hash
 from node.api.view import MilestoneRecord, VerdictRecord
+from node.protocol import get_known_version
 
 MAX_CHECKPOINTS = 100
 
@@ -82,6 +84,20 @@ class LockModel(Model):
     task: Hex32 | None
 
 
+class UpgradeModel(Model):
+    version: Count
+    height: Count = Field(description="Of the first block that obeys it")
+
+
+class ProtocolModel(Model):
+    """Which rules blocks obey, and which ones this node's software knows."""
+
+    version: Count = Field(description="In force for the block after the head")
+    known: Count = Field(description="The newest version that this node's software knows")
+    supported: bool = Field(description="False: this node has to be replaced before the coming upgrade")
+    upgrades: tuple[UpgradeModel, ...] = Field(description="All there were or will be, by height")
+
+
 class GovernanceStateModel(Model):
     sequence: Count = Field(description="Number of changes so far; the next one carries it")
     treasury: AmountInt = Field(description="Forfeited and not granted")
@@ -89,6 +105,7 @@ class GovernanceStateModel(Model):
     suspended: tuple[str, ...]
     jailed: tuple[Hex32, ...]
     locks: tuple[LockModel, ...]
+    protocol: ProtocolModel
 
 
 class VerdictModel(Model):
@@ -189,8 +206,21 @@ async def get_validators(request: web.Request) -> web.Response:
     )
 
 
+def _build_protocol(height: int, state: State) -> ProtocolModel:
+    upgrades, known = state.get_upgrades(), get_known_version()
+    version = get_version_at(state, height + 1)
+    newest = max((item.version for item in upgrades), default=version)
+    return ProtocolModel(
+        version=version,
+        known=known,
+        supported=newest <= known,
+        upgrades=tuple(UpgradeModel(version=item.version, height=item.height) for item in upgrades),
+    )
+
+
 async def get_governance(request: web.Request) -> web.Response:
-    state = get_view(request).get_state()
+    view = get_view(request)
+    state = view.get_state()
     charter = state.get_charter()
     locks = (
         LockModel(
@@ -209,6 +239,7 @@ async def get_governance(request: web.Request) -> web.Response:
             suspended=state.get_suspended(),
             jailed=tuple(address.hex() for address in state.get_jailed()),
             locks=tuple(locks),
+            protocol=_build_protocol(view.get_head().header.height, state),
         )
     )
 

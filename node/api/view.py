@@ -4,7 +4,7 @@ Reads are synchronous and quick (memory, or one look-up in the ledger); they ret
 the API alone turns them into JSON. Nothing here can reach a key: signing happens behind `OperatorView`.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,7 @@ __all__ = [
     "Account",
     "BlobInfo",
     "BlockRecord",
+    "Criterion",
     "HeadRecord",
     "MilestoneRecord",
     "NodeInfo",
@@ -78,12 +79,26 @@ class NodeInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Criterion:
+    """One thing that a node is asked before it is called ready."""
+
+    name: str
+    ok: bool
+    detail: str
+    """What was found, in words."""
+    blocking: bool = True
+    """False for what is told, but keeps nobody from being ready."""
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the node can serve: ledger open, listeners up, caught up with its peers."""
+    """Whether the node can serve: ledger open, recovered, caught up with its peers, its chain not stalled."""
 
     ready: bool
     reasons: tuple[str, ...] = ()
     """What is missing, in words, when not ready."""
+    criteria: tuple[Criterion, ...] = ()
+    """Each by name, met or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +237,10 @@ class NodeView(Protocol):
         """What synchronising does now; None where nothing synchronises."""
         ...
 
+    def get_revision(self) -> Hashable:
+        """Moves whenever something that is read here may have changed; None: no answer may be kept."""
+        ...
+
     def get_base(self) -> Height:
         """Lowest height whose bodies are held; what is below is held by nodes that were there."""
         ...
@@ -291,6 +310,13 @@ class OperatorView(Protocol):
 
     def get_blob_path(self, root: Hash32) -> Path | None:
         """The file of a complete blob."""
+        ...
+
+    def build_ledger_snapshot(self, height: int | None) -> Iterator[bytes]:
+        """The file of a final state (`bmif ledger restore` takes it), piece by piece.
+
+        Raises: ViewError, at once or in between, when no such block is proved final or held whole.
+        """
         ...
 
     async def fetch_blob(self, ref: BlobRef) -> Path:

@@ -17,10 +17,12 @@ from consensus.payload import Payload
 from consensus.task import BlobRef
 from consensus.types import Hash32
 from node.api.client import ApiError, SyncClient
+from node.cluster import ClusterSetupError
 from node.config import ConfigError, NodeConfig
 from node.genesis import GenesisError
 from node.keystore import KeyFileError
 from node.testnet import TestnetError
+from node.tls import TlsError
 from workloads.base import WorkloadError
 
 DEFAULT_API = "http://127.0.0.1:8100"
@@ -40,6 +42,14 @@ ConfigOption = Annotated[
         "--config", "-c", envvar="BMIF_CONFIG", help="A node's settings (YAML) [default: node.yaml, if here]"
     ),
 ]
+FlagsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A setting instead of the file's, as api.port=9000; may be repeated",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", help="Longest wait, seconds", min=1)]
 
@@ -55,6 +65,8 @@ KNOWN_ERRORS = (
     GenesisError,
     KeyFileError,
     TestnetError,
+    TlsError,
+    ClusterSetupError,
     WorkloadError,
     OSError,
 )
@@ -87,12 +99,12 @@ def find_config(path: Path | None) -> Path | None:
     return DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None
 
 
-def load_config(path: Path | None) -> NodeConfig:
+def load_config(path: Path | None, flags: Sequence[str] | None = None) -> NodeConfig:
     """Raises: CliError when no file is named; ConfigError naming each wrong field."""
     found = find_config(path)
     if found is None:
         raise CliError("no settings: give --config PATH, set BMIF_CONFIG, or run beside a node.yaml")
-    return NodeConfig.load(found)
+    return NodeConfig.load(found, flags or ())
 
 
 def _get_host(host: str) -> str:

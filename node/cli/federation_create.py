@@ -116,6 +116,7 @@ def create(
 ) -> None:
     """Make keys and a first model, and found a federation. Run it where the custody's data directory is."""
     settings = load_config(config)
+    from node.custody_keys import make_sealing_key
     from node.federations import get_federation_keys
     from workloads import federated, federated_privacy
     from workloads.federated_blobs import FederatedNetwork
@@ -158,11 +159,12 @@ def create(
     ladder = parse_rungs(rung or [], LOSS_UNIT)
     if not json:
         out.print(str(plan), markup=False)
+    sealing = make_sealing_key(settings.custody_dir, encrypted=settings.custody.encrypted)
     with connect_operator(settings) as client:
         _check_organisations(client, members)
-        scratch = settings.data_dir / "federations" / f"new-{secrets.token_hex(8)}"
+        scratch = settings.custody_dir / "federations" / f"new-{secrets.token_hex(8)}"
         err.print("making keys and the first model ...")
-        public = federated.run_apart(federated.make_keys, network, scratch)
+        public = federated.run_apart(federated.make_keys, network, scratch, sealing)
         model = federated.run_apart(federated.build_model, network, seed)
         refs = {}
         for name, data in (("keys", public), ("network", network.encode()), ("model", model)):
@@ -171,7 +173,7 @@ def create(
             refs[name] = client.call(client.api.put_blob(path))
             path.unlink()
         # The custody's service finds the secret by the root of its public key.
-        scratch.rename(get_federation_keys(settings.data_dir, refs["keys"].root))
+        scratch.rename(get_federation_keys(settings.custody_dir, refs["keys"].root))
         payload = CreateFederation(
             title=title,
             statement=words,

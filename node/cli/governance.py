@@ -14,15 +14,17 @@ from consensus.params import Validator
 from consensus.payload import (
     Action,
     Approval,
+    CancelUpgrade,
     Govern,
     Governance,
     Grant,
     Reinstate,
+    ScheduleUpgrade,
     SetMiningOrganisations,
     SetOrganisation,
     SetValidators,
 )
-from consensus.types import Address, Amount
+from consensus.types import Address, Amount, Height
 from node.api.fields import Hex32, Model
 from node.api.judging_payloads import GovernPayload
 from node.api.payloads import decode_payload, encode_payload
@@ -164,6 +166,55 @@ def grant(
     _propose(Grant(Address(parse_hash(address, "account")), Amount(amount)), output, api, config)
 
 
+@app.command("schedule-upgrade")
+def schedule_upgrade(
+    version: Annotated[int, typer.Argument(min=2, help="Protocol version; `bmif governance show` has yours")],
+    height: Annotated[int, typer.Argument(min=1, help="Of the first block that obeys it")],
+    output: FileOption,
+    min_delay: Annotated[
+        int, typer.Option("--min-delay", min=0, help="Least number of blocks from the head to that height")
+    ] = 1_000,
+    force: Annotated[
+        bool, typer.Option("--force", help="Propose a version that this node's software does not know")
+    ] = False,
+    api: ApiOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Propose that blocks from a height on obey the rules of another protocol version.
+
+    The chain asks for a notice of its own: `evidence_ms` of the quickest blocks. Every node that does not
+    know the version stops before that height. Within the notice nothing can be changed.
+    """
+    with connect(api, config) as client:
+        head = client.call(client.api.get_status()).head.height
+        protocol = client.call(client.api.get_governance()).protocol
+    if version <= protocol.version:
+        raise CliError(f"version {version}: version {protocol.version} is in force already")
+    if version > protocol.known and not force:
+        raise CliError(
+            f"version {version}: this node knows versions up to {protocol.known} and would stop; install a "
+            "release that knows it first, or say --force"
+        )
+    if height < head + min_delay:
+        raise CliError(
+            f"height {height} is {height - head} blocks ahead of the head, at least {min_delay} are asked "
+            "for: choose a greater height, or a smaller --min-delay"
+        )
+    _propose(ScheduleUpgrade(version, Height(height)), output, api, config)
+
+
+@app.command("cancel-upgrade")
+def cancel_upgrade(output: FileOption, api: ApiOption = None, config: ConfigOption = None) -> None:
+    """Propose to take back the upgrade that is scheduled; it has to be included before its notice begins."""
+    with connect(api, config) as client:
+        head = client.call(client.api.get_status()).head.height
+        upgrades = client.call(client.api.get_governance()).protocol.upgrades
+    coming = next((item for item in upgrades if item.height > head), None)
+    if coming is None:
+        raise CliError("no upgrade is scheduled")
+    _propose(CancelUpgrade(coming.version, Height(coming.height)), output, api, config)
+
+
 @app.command()
 def approve(proposal: FileArgument, api: ApiOption = None, config: ConfigOption = None) -> None:
     """Sign a proposal with this node's account key; look at it first with `bmif governance show FILE`."""
@@ -239,6 +290,8 @@ def show(
             ("suspended", ", ".join(state.suspended) or None),
             ("treasury", state.treasury),
             ("locked", sum(lock.amount for lock in state.locks)),
+            ("protocol", f"version {state.protocol.version}; this node knows up to {state.protocol.known}"),
+            *((f"version {item.version}", f"from height {item.height}") for item in state.protocol.upgrades),
         ]
     )
 

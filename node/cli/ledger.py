@@ -1,4 +1,4 @@
-"""`bmif ledger`: check or rebuild a stopped node's ledger, export the chain of a running one."""
+"""`bmif ledger`: check or rebuild a stopped node's ledger, export the chain of a running one; upkeep."""
 
 import sys
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from consensus.genesis import build_genesis_state
 from consensus.identifiers import compute_chain_id
 from consensus.params import Genesis
+from node.cli import ledger_file, ledger_upkeep
 from node.cli.common import (
     ApiOption,
     CliError,
@@ -29,6 +30,11 @@ from node.genesis import load_genesis
 from node.ledger.damage import EXIT_DAMAGED, Damage
 
 app = typer.Typer(no_args_is_help=True, help="The ledger of a node.")
+app.command("prune")(ledger_upkeep.prune)
+app.command("rollback")(ledger_upkeep.rollback)
+app.command("migrate")(ledger_upkeep.migrate)
+app.command("snapshot")(ledger_file.snapshot)
+app.command("restore")(ledger_file.restore)
 
 SHOWN = 20
 """Damages that are printed in full; `--json` has them all."""

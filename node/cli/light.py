@@ -101,6 +101,8 @@ def _run(context: typer.Context, ask: Ask, json: bool) -> None:
         err.print(f"{conflict}; convicted: {len(culprits)} validators", style="bold red")
         raise typer.Exit(2) from None
     except LightError as error:
+        if error.reason is LightReason.VERSION:
+            raise CliError(error.detail) from error
         err.print(f"not proved: {error}", style="bold red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None
     if json:

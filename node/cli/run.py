@@ -1,21 +1,67 @@
 """`bmif run` and `bmif status`."""
 
 import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
 
 from node.api.schemas import SyncModel
-from node.cli.common import ApiOption, ConfigOption, JsonOption, connect, load_config, print_facts, print_json
+from node.cli.common import (
+    ApiOption,
+    ConfigOption,
+    FlagsOption,
+    JsonOption,
+    connect,
+    err,
+    load_config,
+    print_facts,
+    print_json,
+)
 from node.cli.common import print_table as print_rows
 from node.cli.ledger_errors import ledger_errors
 from node.logs import configure_logging
+from node.protocol import EXIT_UPGRADE, find_upgrade_required
 
 
-def run(config: ConfigOption = None) -> None:
-    """Run a node until SIGTERM or SIGINT; it stops gracefully. Exit 3 means that its ledger is damaged."""
-    settings = load_config(config)
+@contextmanager
+def _upgrade_errors() -> Iterator[None]:
+    """A node that has to be replaced ends with one message and a status of its own."""
+    try:
+        yield
+    except Exception as error:
+        found = find_upgrade_required(error)
+        if found is None:
+            raise
+        err.print("error: ", style="bold red", end="")
+        err.print(str(found), markup=False, soft_wrap=True)
+        raise typer.Exit(EXIT_UPGRADE) from error
+
+
+def _hide_program() -> None:
+    """Keep the commands out of the worker processes.
+
+    A spawned process first runs its parent's main module anew, for what may be pickled from there. Here
+    nothing is, and it would cost each worker seconds and memory.
+    """
+    main = sys.modules["__main__"]
+    main.__spec__ = None
+    main.__file__ = None
+
+
+def run(config: ConfigOption = None, flags: FlagsOption = None) -> None:
+    """Run a node until SIGTERM or SIGINT; it stops gracefully.
+
+    Exit 3: its ledger is damaged. Exit 4: the chain obeys newer rules than this software knows. Exit 5: the
+    disk is full.
+    """
+    settings = load_config(config, flags)
     configure_logging(settings.log, settings.name)
     from node.daemon import run_node
 
-    with ledger_errors():
+    _hide_program()
+    with ledger_errors(), _upgrade_errors():
         asyncio.run(run_node(settings))
 
 

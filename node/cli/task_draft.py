@@ -74,6 +74,7 @@ def draft(
     """Make a task's keys and post its draft. Run it where the custody's data directory is."""
     settings = load_config(config)
     from node.custody import get_keys_directory
+    from node.custody_keys import make_sealing_key
     from workloads.custodian import generate_keys
     from workloads.fusion import FusionSpec
     from workloads.planning import plan_model
@@ -108,15 +109,16 @@ def draft(
     if not json:
         for line in planned.describe():
             out.print(line, highlight=False, markup=False)
+    sealing = make_sealing_key(settings.custody_dir, encrypted=settings.custody.encrypted)
     with connect_operator(settings) as client:
         chain_id = parse_hash(client.call(client.api.get_status()).chain_id, "chain")
-        fresh = settings.data_dir / "custody" / f"new-{secrets.token_hex(8)}"
+        fresh = settings.custody_dir / "custody" / f"new-{secrets.token_hex(8)}"
         err.print("making keys ...")
-        files = generate_keys(planned.preset, fresh)
+        files = generate_keys(planned.preset, fresh, key=sealing)
         public_key = client.call(client.api.put_blob(files.public_key))
         relin_keys = client.call(client.api.put_blob(files.relin_keys))
         # The custody's service finds the secret by the root of its public key.
-        home = get_keys_directory(settings.data_dir, public_key.root)
+        home = get_keys_directory(settings.custody_dir, public_key.root)
         fresh.rename(home)
         made = Draft(
             kind=KIND,

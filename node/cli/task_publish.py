@@ -121,16 +121,19 @@ def _check_contribution(
 ) -> None:
     """Decrypt every batch before the task depends on it: what is dishonest or damaged is refused now."""
     from node.custody import get_clear_path, get_keys_directory
+    from node.custody_keys import CustodyKeys
     from workloads.custodian import PrepareJob, SingleCustodian
 
-    custodian = SingleCustodian(get_keys_directory(settings.data_dir, draft.public_key.root))
+    root = draft.public_key.root
+    keys = CustodyKeys(settings.custody_dir).unlock("custody", root.hex())
+    custodian = SingleCustodian(get_keys_directory(settings.custody_dir, root), keys=keys)
     core = build_core(Contribute, payload)
     for validation, batches in ((False, core.training), (True, core.validation)):
         for index, batch in enumerate(batches):
             with tempfile.TemporaryDirectory() as scratch:
                 path = Path(scratch) / "batch"
                 client.call(client.api.get_blob(batch.blob, path))
-                output = get_clear_path(settings.data_dir, draft.public_key.root, batch.blob.root)
+                output = get_clear_path(settings.custody_dir, root, batch.blob.root)
                 job = PrepareJob(draft.preset, draft.model, path, batch.patches, validation, output)
                 try:
                     custodian.run_prepare(job)

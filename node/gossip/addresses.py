@@ -18,6 +18,7 @@ _LABEL = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"(?:{_LABEL}\.){{0,8}}[a-z](?:[a-z0-9_-]{{0,61}}[a-z0-9])?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
+HTTPS_PORT = 443
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -26,6 +27,7 @@ class Refusal(StrEnum):
 
     FORM = "not host:port in canonical form"
     PORT = "a port from 1 to 65535 is needed"
+    SERVICE = "a port of other services"
     SPECIAL = "multicast, unspecified, link-local or reserved"
     LOOPBACK = "loopback, which means another machine to each of us"
     PRIVATE = "private, which the settings exclude"
@@ -47,12 +49,16 @@ class AddressPolicy:
     """Consortium networks are often private (10.0.0.0/8, 192.168.0.0/16, fc00::/7, 100.64.0.0/10...)."""
     allow_loopback: bool = False
     """Right for a node that is itself reached by loopback: all its peers are on its machine."""
+    least_port: int = 1
+    """Lower ports are other services', whom a liar would have us dial; 443 is taken all the same."""
 
     def check(self, address: str) -> str:
         """The address, if it may be dialled. Raises: AddressError."""
         host, port = split_address(address)
         if not _PORT.fullmatch(port) or int(port) > 65_535:
             raise AddressError(Refusal.PORT, address)
+        if int(port) < self.least_port and int(port) != HTTPS_PORT:
+            raise AddressError(Refusal.SERVICE, address)
         parsed = parse_host(host)
         if parsed is None:
             if host == "localhost" or host.endswith(".localhost"):
@@ -64,13 +70,25 @@ class AddressPolicy:
             raise AddressError(Refusal.FORM, address)
         if isinstance(parsed, ipaddress.IPv6Address) and (parsed.ipv4_mapped or parsed.scope_id):
             raise AddressError(Refusal.FORM, address)
+        self._check_ip(parsed, address)
+        return address
+
+    def check_dialled(self, host: str) -> None:
+        """The same for an address that a name resolved to, whatever form it has. Raises: AddressError."""
+        parsed = parse_host(host)
+        if parsed is None:
+            raise AddressError(Refusal.FORM, host)
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped  # the system would dial that
+        self._check_ip(parsed, host)
+
+    def _check_ip(self, parsed: IPAddress, address: str) -> None:
         if parsed.is_loopback:
             self._check_loopback(address)
         elif parsed.is_multicast or parsed.is_unspecified or parsed.is_link_local or _is_reserved(parsed):
             raise AddressError(Refusal.SPECIAL, address)
         elif not parsed.is_global and not self.allow_private:
             raise AddressError(Refusal.PRIVATE, address)
-        return address
 
     def _check_loopback(self, address: str) -> None:
         if not self.allow_loopback:

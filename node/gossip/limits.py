@@ -76,6 +76,7 @@ class Fault(Enum):
     FLOOD = (1, "a request beyond the rate, which was refused")
     UNHELPFUL = (5, "it said that it has something and did not give it")
     MALFORMED = (30, "bytes that no honest node sends")
+    OVERSIZE = (20, "a request longer than its route takes, or of unknown length")
     INVALID_OBJECT = (30, "an object that the rules reject whatever the state")
     CORRUPT_BLOB = (40, "blob bytes that do not match their hash")
     POISONED = (100, "a part of a proved whole that its hash does not fit: banned at once")

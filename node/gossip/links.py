@@ -23,6 +23,7 @@ from node.gossip.messages import (
 )
 from node.gossip.selection import OWN_CHOICE, LinkKind, LinkView
 from node.gossip.transport import IdentifiedReply, OversizeReply, Status, Transport, TransportError
+from node.skew import OffsetSampler
 from node.tls import PeerIdentity
 
 logger = logging.getLogger(__name__)
@@ -49,10 +50,21 @@ class LinkTimes:
 
 @dataclass(slots=True)
 class Traffic:
-    """Bytes exchanged with a peer, by route."""
+    """Bytes exchanged with a peer, by route, and how many requests each side made."""
 
     received: Counter[str] = field(default_factory=Counter)
     sent: Counter[str] = field(default_factory=Counter)
+    served: Counter[str] = field(default_factory=Counter)
+    """Requests of the peer..."""
+    asked: Counter[str] = field(default_factory=Counter)
+    """...and of this node."""
+
+    def add(self, other: "Traffic") -> None:
+        """Count what the other counted, too."""
+        self.received += other.received
+        self.sent += other.sent
+        self.served += other.served
+        self.asked += other.asked
 
 
 class Refused(TransportError):
@@ -116,6 +128,8 @@ class Link:
         self.status: PeerStatus | None = None
         self.session = b""
         self.latency_s: float | None = None
+        self.offset = OffsetSampler()
+        """The peer's clock relative to ours."""
         self.is_up = False
         self.since = clock.monotonic()
         self.refusal: HandshakeReason | None = None
@@ -226,6 +240,8 @@ class Link:
         hello = decode_message(Hello, reply.body)
         elapsed = max(0.0, self._clock.monotonic() - sent)
         self.latency_s = elapsed if self.latency_s is None else 0.8 * self.latency_s + 0.2 * elapsed
+        if reply.time_ms is not None:
+            self.offset.add(reply.time_ms, self._clock.now_ms(), elapsed)
         reason = check_hello(hello, ours)
         if reason is None and self._owner.is_banned(reply.peer.node_id):
             reason = HandshakeReason.BANNED
@@ -246,6 +262,7 @@ class Link:
     def _set_down(self, reason: str) -> None:
         if self.is_up:
             self.is_up = False
+            self.offset.forget()
             logger.info("lost %s at %s: %s", self.node_id, self.address, reason)
             self._owner.on_down(self)
         else:
@@ -300,6 +317,7 @@ class Link:
             self._owner.report(error.peer.node_id, Fault.MALFORMED, str(error))
             raise
         traffic = self._owner.get_traffic(reply.peer.node_id)
+        traffic.asked[route] += 1
         traffic.sent[route] += len(body)
         traffic.received[route] += len(reply.body)
         if self.is_up and self.identity is not None and reply.peer != self.identity:

@@ -12,14 +12,17 @@ from aiohttp import web
 from node.clock import Clock
 from node.gossip.gate import Connection, ConnectionGate, Refusal
 from node.gossip.transport import TransportError
-from node.tls import get_identity
+from node.tls import PeerCertificate, UntrustedPeer, get_certificate
+from node.tls_store import CertificateCheck
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 256
 SWEEP_S = 0.5
 ACCEPT_PAUSE_S = 0.1
-"""After the system could not give a socket."""
+"""After the system could not give a socket..."""
+REPEAT_S = 60.0
+"""...which is said this often."""
 
 
 class GatedServer(web.Server):
@@ -42,17 +45,23 @@ class GatedListener:
         context: ssl.SSLContext,
         gate: ConnectionGate,
         clock: Clock,
+        check: CertificateCheck,
     ) -> None:
+        """`check` says whether a certificate of the authority may stay."""
         self._server = server
         self._context = context
         self._gate = gate
         self._clock = clock
+        self._check = check
+        self._certificates: dict[int, PeerCertificate] = {}
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[web.RequestHandler, Connection] = {}
         self._raw: dict[int, socket.socket] = {}
         """Sockets in their handshake."""
         self._open: dict[int, web.RequestHandler] = {}
+        self._told_at: float | None = None
+        """When it was last said that there was no descriptor for a connection."""
         server.on_lost = self._on_lost
 
     async def start(self, host: str, port: int) -> int:
@@ -104,7 +113,10 @@ class GatedListener:
             try:
                 accepted, peer = await loop.sock_accept(listening)
             except OSError as error:
-                logger.warning("no connection could be accepted: %s", error)
+                now = self._clock.monotonic()
+                if self._told_at is None or now >= self._told_at + REPEAT_S:
+                    self._told_at = now
+                    logger.warning("no connection could be accepted: %s", error)
                 await self._clock.sleep(ACCEPT_PAUSE_S)
                 continue
             address = str(peer[0])
@@ -152,18 +164,34 @@ class GatedListener:
         if connection.identity is not None:
             return connection
         try:
-            identity = get_identity(transport.get_extra_info("peercert"))
+            shown = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            certificate = get_certificate(shown)
+            self._check(certificate)
         except ssl.SSLError as error:
             logger.debug("%s: %s", connection.address, error)
             transport.close()
             return None
+        identity = certificate.identity
         self._open[connection.number] = handler
+        self._certificates[connection.number] = certificate
         refusal = self._gate.on_identified(connection, identity, self._clock.monotonic())
         if refusal is not None:
             logger.debug("a connection of %s is closed: %s", identity.node_id, refusal)
             transport.close()
             return None
         return connection
+
+    def use(self, context: ssl.SSLContext) -> None:
+        """Shake hands by this context from now on, and close what may no longer be."""
+        self._context = context
+        for number, certificate in tuple(self._certificates.items()):
+            handler = self._open.get(number)
+            try:
+                self._check(certificate)
+            except UntrustedPeer as error:
+                logger.warning("a connection is closed: %s", error)
+                if handler is not None and handler.transport is not None:
+                    handler.transport.abort()
 
     def _close(self, connection: Connection) -> None:
         raw, handler = self._raw.pop(connection.number, None), self._open.get(connection.number)
@@ -193,4 +221,5 @@ class GatedListener:
         self._handlers.pop(handler, None)
         self._raw.pop(connection.number, None)
         self._open.pop(connection.number, None)
+        self._certificates.pop(connection.number, None)
         self._gate.on_closed(connection)

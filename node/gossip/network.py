@@ -11,6 +11,7 @@ from typing import TypeVar
 from consensus.types import Address, Hash32, Height
 from node.blobs import BlobStore
 from node.clock import Clock
+from node.gossip.addresses import AddressError, AddressPolicy
 from node.gossip.bookfile import PeerStore
 from node.gossip.discovery import Discovery, DiscoveryConfig
 from node.gossip.handshake import HandshakeReason, HandshakeRefused
@@ -67,6 +68,8 @@ class NetworkConfig:
     """Also dial peers that greet us from an address that is not configured."""
     discovery: DiscoveryConfig | None = None
     """How others are found; without it there are configured peers and those that greet us."""
+    policy: AddressPolicy | None = None
+    """Which addresses of those that greet us are dialled; None: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,19 @@ class PeerInfo:
     """Why it is linked; None for a peer that only dials us."""
     refusal: HandshakeReason | None = None
     """Why it is not linked although it answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTotals:
+    """What happened since the start, for metrics."""
+
+    traffic: Traffic
+    objects: Mapping[tuple[Kind, str], int]
+    """By kind and what became of them."""
+    faults: Mapping[str, int]
+    bans: int
+    banned: int
+    """Peers that are banned now."""
 
 
 class Network:
@@ -129,6 +145,7 @@ class Network:
             now = clock.monotonic()
             for node_id, seconds in self._discovery.stored_bans.items():
                 self._gossip.restore_ban(node_id, now + seconds, now)
+        self._bans = 0
         self._status_changed = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -223,6 +240,25 @@ class Network:
             kind=None if link is None else link.kind,
             refusal=self._strangers.get(node_id) if link is None else link.refusal,
         )
+
+    def get_totals(self) -> NetworkTotals:
+        """All that was exchanged and judged since the start."""
+        traffic = Traffic()
+        for one in self._traffic.values():
+            traffic.add(one)
+        return NetworkTotals(
+            traffic, dict(self._intake.outcomes), dict(self._gossip.faults), self._bans, len(self.get_bans())
+        )
+
+    def get_clock_offsets(self) -> list[float]:
+        """By how many milliseconds each linked peer's clock is ahead of this machine's."""
+        found = (link.offset.offset_ms for link in self._get_up_links())
+        return [offset for offset in found if offset is not None]
+
+    def forget_clock_offsets(self) -> None:
+        """This machine's clock was set."""
+        for link in self._links.values():
+            link.offset.forget()
 
     def get_blob_sources(self) -> list[PeerBlobSource]:
         """Peers that blobs can be asked of, nearest first."""
@@ -449,8 +485,17 @@ class Network:
         elif hello.address and self._config.learn_peers and not is_learned:
             if self._discovery is not None:
                 self._discovery.on_greeted(peer.node_id, peer.organisation, hello.address)
-            else:
+            elif self._is_allowed(hello.address):
                 self.open_link(hello.address, LinkKind.INBOUND, peer.node_id)
+
+    def _is_allowed(self, address: str) -> bool:
+        try:
+            if self._config.policy is not None:
+                self._config.policy.check(address)
+        except AddressError as error:
+            logger.debug("an address is not taken: %s", error)
+            return False
+        return True
 
     def on_stranger(self, peer: PeerIdentity, reason: HandshakeReason) -> None:
         if self._strangers.get(peer.node_id) is not reason:
@@ -476,6 +521,7 @@ class Network:
                     self._drop(node_id, until - self._clock.monotonic())
 
     def _drop(self, node_id: str, seconds: float) -> None:
+        self._bans += 1
         logger.warning("%s is banned for %.0f s", node_id, seconds)
         for link in self._links.values():
             if link.node_id == node_id:

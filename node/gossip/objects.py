@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from consensus.gossip_rules import Outcome
@@ -46,8 +47,8 @@ class ObjectIntake:
         self._has_room.set()
         self._pulling: dict[str, asyncio.Semaphore] = {}
         self._group: asyncio.TaskGroup | None = None
-        self.dropped = 0
-        """Objects that gave way to others."""
+        self.outcomes: Counter[tuple[Kind, str]] = Counter()
+        """Objects by what became of them: accept, ignore, reject, or dropped for others."""
 
     def start(self, group: asyncio.TaskGroup) -> None:
         self._group = group
@@ -71,7 +72,7 @@ class ObjectIntake:
         """Have an object judged, in its turn."""
         name = get_lane(delivered.kind)
         for dropped in self._lanes[name].put(delivered):
-            self.dropped += 1
+            self.outcomes[dropped.kind, "dropped"] += 1
             self._gossip.on_dropped(dropped, self._clock.monotonic())
         self._update_room()
         self._filled[name].set()
@@ -114,6 +115,7 @@ class ObjectIntake:
             # Whatever a peer's bytes provoke must not end the network.
             logger.exception("judging %s %s failed", kind, object_id.hex())
             outcome = Outcome.IGNORE
+        self.outcomes[kind, outcome.name.lower()] += 1
         if outcome is Outcome.REJECT:
             logger.info("%s sent a bad %s %s", delivered.peer, kind, object_id.hex()[:12])
         is_held = outcome is Outcome.ACCEPT and self._handlers.has_object(kind, object_id)

@@ -6,7 +6,7 @@ once this node itself holds or announces the object: a peer that sends wrong byt
 right ones.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -152,6 +152,8 @@ class Gossip:
             for is_chosen in (False, True)
         }
         self.recent = RecentObjects(limits.recent_bytes)
+        self.faults: Counter[str] = Counter()
+        """All peers' faults since the start, by name."""
 
     def _get_peer(self, node_id: str, now: float) -> _Peer:
         peer = self._peers.get(node_id)
@@ -247,6 +249,7 @@ class Gossip:
 
     def report(self, node_id: str, fault: Fault, now: float) -> list[Action]:
         """A peer did wrong."""
+        self.faults[fault.name.lower()] += 1
         peer = self._get_peer(node_id, now)
         return [Ban(node_id, peer.score.banned_until)] if peer.score.add(fault, now) else []
 

@@ -163,6 +163,7 @@ class PeerServer:
         except _Refusal as refusal:
             reply = Reply(refusal.status)
         traffic = self._owner.get_traffic(node_id)
+        traffic.served[route] += 1
         traffic.received[route] += len(body)
         traffic.sent[route] += len(reply.body)
         self._gossip.on_replied(node_id, len(reply.body), self._clock.monotonic())

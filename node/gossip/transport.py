@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-from consensus.types import Hash32
+from consensus.types import Hash32, Millis
 from node.gossip.messages import Kind, Route
 from node.tls import PeerIdentity
 
@@ -45,6 +45,8 @@ class IdentifiedReply:
     peer: PeerIdentity
     status: Status
     body: bytes
+    time_ms: Millis | None = None
+    """The peer's wall clock as it answered, if the transport carries it."""
 
 
 Service = Callable[[PeerIdentity, Route, bytes], Awaitable[Reply]]

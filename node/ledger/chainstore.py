@@ -1,24 +1,23 @@
 """The ledger: blocks, state tree nodes, indices of the head chain and small records, each change
-one atomic synced batch."""
+one atomic synced batch. `reader` has the reads."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
-from consensus.block import Block, Header
-from consensus.codec import CodecError, decode_stored, encode
+from consensus.block import Block
+from consensus.codec import encode
 from consensus.crypto import hash_domain
-from consensus.types import Hash32, Height
+from consensus.types import Hash32
 from node.crashpoints import CrashPoint, reach
 from node.ledger import schema
 from node.ledger.indexing import compute_index
 from node.ledger.quick import check_quickly
+from node.ledger.reader import LedgerReader
 from node.ledger.schema import BlockIndex, LedgerDamaged, LedgerError, Location, Meta, SchemaError
-from node.ledger.store import KeyValueStore, StoreDamaged
+from node.ledger.store import KeyValueStore, StoreError
 
 __all__ = ["HeadChange", "Ledger", "LedgerDamaged", "LedgerError", "Location", "SchemaError"]
-
-T = TypeVar("T")
 
 DELETED_AT_ONCE = 256
 """Bodies that one batch deletes, about."""
@@ -44,18 +43,14 @@ class HeadChange:
     """Blocks that leave it, descending from the present head."""
 
 
-class Ledger:
-    """Single writer, many readers. Genesis is height 0 with the chain id as its hash; it has no block.
-
-    Every change is one synced batch: after a crash the ledger is as before it or as after it.
-    It is also the state tree's `NodeSource`.
-    """
+class Ledger(LedgerReader):
+    """Single writer, many readers; every change is one synced batch: after a crash the ledger is as before it
+    or as after it."""
 
     def __init__(self, store: KeyValueStore, meta: Meta) -> None:
         """Use `Ledger.open`."""
-        self._store = store
-        self._meta = meta
-        self._damage_listeners: list[Callable[[Exception], None]] = []
+        super().__init__(store, meta)
+        self._spared: set[Hash32] | None = None
 
     @classmethod
     def open(
@@ -84,11 +79,8 @@ class Ledger:
         if version is None:
             return cls(store, _found(store, chain_id, genesis_nodes or {}))
         found = schema.decode_version(version)
-        if not 1 <= found <= schema.SCHEMA_VERSION:
-            raise SchemaError(
-                f"Expected a ledger of schema version {schema.SCHEMA_VERSION}. Got {found}: run the version "
-                "of bmif that wrote it, or `bmif ledger rebuild` to sync again from peers."
-            )
+        if found != schema.SCHEMA_VERSION:
+            raise SchemaError(schema.describe_version(found))
         encoded = store.get(schema.META_KEY)
         if encoded is None:
             raise LedgerDamaged("the head record is missing")
@@ -97,143 +89,9 @@ class Ledger:
             raise LedgerError(
                 f"Expected chain {chain_id.hex()}. Got a ledger of chain {meta.chain_id.hex()}."
             )
-        if found != schema.SCHEMA_VERSION:
-            _migrate(store, meta)
         return cls(store, meta)
 
-    @property
-    def store(self) -> KeyValueStore:
-        """What is below, for checks."""
-        return self._store
-
-    def on_damage(self, listener: Callable[[Exception], None]) -> None:
-        """Call `listener` whenever a read finds that the ledger is damaged: the node must not go on then."""
-        self._damage_listeners.append(listener)
-
-    def _tell(self, error: Exception) -> None:
-        for listener in self._damage_listeners:
-            listener(error)
-
-    def _get(self, key: bytes) -> bytes | None:
-        try:
-            return self._store.get(key)
-        except StoreDamaged as error:
-            self._tell(error)
-            raise
-
-    def _iterate(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        # Not a generator itself: the store's snapshot is of this call.
-        return self._guard(self._store.iterate(prefix))
-
-    def _guard(self, items: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        try:
-            yield from items
-        except StoreDamaged as error:
-            self._tell(error)
-            raise
-
-    def _build_damage(self, what: str) -> LedgerDamaged:
-        error = LedgerDamaged(what)
-        self._tell(error)
-        return error
-
-    def close(self) -> None:
-        self._store.close()
-
-    # --- head chain ---------------------------------------------------------------------------
-
-    @property
-    def chain_id(self) -> Hash32:
-        return self._meta.chain_id
-
-    @property
-    def head(self) -> Hash32:
-        """Hash of the head block; the chain id when there is none."""
-        return self._meta.head
-
-    @property
-    def height(self) -> Height:
-        """Of the head."""
-        return Height(self._meta.height)
-
-    @property
-    def base(self) -> Height:
-        """Lowest height whose bodies are kept; 0 when nothing was ever left out."""
-        return Height(self._meta.base)
-
-    def get_hash_by_height(self, height: int) -> Hash32 | None:
-        """The head chain's block at `height`."""
-        found = self._get(schema.height_key(height)) if height >= 0 else None
-        return None if found is None else Hash32(found)
-
-    def get_hashes(self, from_height: int, count: int) -> list[Hash32]:
-        """At most `count` hashes of the head chain, ascending from `from_height`."""
-        hashes: list[Hash32] = []
-        for height in range(max(0, from_height), min(from_height + count, self.height + 1)):
-            found = self.get_hash_by_height(height)
-            if found is None:
-                break
-            hashes.append(found)
-        return hashes
-
-    def find_transaction(self, transaction: Hash32) -> Location | None:
-        """Where the head chain holds a transaction."""
-        found = self._get(schema.transaction_key(transaction))
-        if found is None:
-            return None
-        block, position = schema.decode_location(found)
-        return Location(block, self._get_index(block).height, position)
-
-    def iterate_subject(self, subject: Hash32) -> Iterator[Location]:
-        """Everything in the head chain about one task (by task id) or one draft (by draft hash),
-        oldest first. Publications stand under both; work has `WORK_POSITION`."""
-        for key, block in self._iterate(schema.subject_prefix(subject)):
-            height, position = schema.decode_subject_key(key)
-            yield Location(Hash32(block), height, position)
-
     # --- blocks -------------------------------------------------------------------------------
-
-    def has_block(self, block: Hash32) -> bool:
-        """Whether the block is stored, in the head chain or beside it; genesis counts as stored."""
-        return block == self._meta.chain_id or self._get(schema.index_key(block)) is not None
-
-    def get_block(self, block: Hash32) -> bytes | None:
-        """The block's canonical bytes; None if it is not stored, or below the base."""
-        encoded = self._get(schema.block_key(block))
-        if encoded is None:
-            index = self._get(schema.index_key(block))
-            if index is not None and schema.decode_index(index).height >= self.base:
-                raise self._build_damage(f"the body of block {block.hex()} is missing")
-        return encoded
-
-    def load_block(self, block: Hash32) -> Block | None:
-        """`get_block`, decoded."""
-        encoded = self.get_block(block)
-        return None if encoded is None else self._decode(Block, encoded, f"block {block.hex()}")
-
-    def _decode(self, cls: type[T], encoded: bytes, what: str) -> T:
-        try:
-            return decode_stored(cls, encoded)
-        except CodecError as error:
-            raise self._build_damage(f"{what} is damaged: {error}") from error
-
-    def get_header(self, block: Hash32) -> Header | None:
-        encoded = self._get(schema.index_key(block))
-        if encoded is None:
-            return None
-        header = self._get(schema.header_key(schema.decode_index(encoded).height, block))
-        if header is None:
-            raise self._build_damage(f"the header of block {block.hex()} is missing")
-        return self._decode(Header, header, f"the header of block {block.hex()}")
-
-    def get_transaction_ids(self, block: Hash32) -> tuple[Hash32, ...] | None:
-        encoded = self._get(schema.index_key(block))
-        return None if encoded is None else schema.decode_index(encoded).transactions
-
-    def iterate_headers(self) -> Iterator[tuple[Hash32, Header]]:
-        """All stored headers (genesis has none), parents before children, for the fork choice."""
-        for key, value in self._iterate(schema.HEADER_PREFIX):
-            yield schema.decode_header_key(key)[1], self._decode(Header, value, f"the header {key.hex()}")
 
     def put_block(
         self,
@@ -260,6 +118,8 @@ class Ledger:
             (schema.index_key(block_hash), schema.encode_index(index)),
         ]
         puts += [(schema.node_key(key), value) for key, value in new_nodes.items()]
+        if self._spared is not None:
+            self._spared.update(new_nodes)
         if head is None:
             self._write(CrashPoint.BLOCK_STORING, CrashPoint.BLOCK_STORED, puts)
         else:
@@ -282,7 +142,11 @@ class Ledger:
         deletes: Iterable[bytes] = (),
     ) -> None:
         reach(before)
-        self._store.write_batch(puts, deletes)
+        try:
+            self._store.write_batch(puts, deletes)
+        except StoreError as error:
+            self._tell(error)
+            raise
         reach(after)
 
     def _move_head(
@@ -343,43 +207,86 @@ class Ledger:
         self._meta = meta
 
     def delete_bodies_below(self, height: int) -> int:
-        """Delete the bodies of all blocks below `height` and raise the base to it; how many they were.
+        """Delete the bodies of all blocks below `height`, and the places of their transactions and subjects,
+        and raise the base to it; how many bodies they were.
 
-        Headers, indices, state and the transactions' places stay. Each batch is atomic and raises the base
-        past what it deletes, so a crash leaves fewer deleted and nothing else. Raises `LedgerError` with
-        nothing changed if `height` is above the head's.
+        Headers, the height index and state nodes stay (`node.ledger.prune` sweeps the nodes); what is left is
+        what a snapshot of the block at `height` has. Each batch is atomic and raises the base past what it
+        deletes, so a crash leaves fewer deleted and nothing else. Raises `LedgerError` with nothing changed
+        if `height` is above the head's.
         """
         if height > self.height:
             raise LedgerError(f"bodies below {height} can't go while the head is at height {self.height}")
-        deleted, deletes = 0, list[bytes]()
+        deleted, puts, deletes = 0, list[tuple[bytes, bytes]](), list[bytes]()
         for at in range(self.base, height):
-            prefix = schema.header_prefix(at)
-            deletes += [
-                schema.block_key(schema.decode_header_key(key)[1]) for key, _ in self._iterate(prefix)
-            ]
+            for key, _ in self._iterate(schema.header_prefix(at)):
+                block = schema.decode_header_key(key)[1]
+                index = self._get_index(block)
+                deletes.append(schema.block_key(block))
+                puts.append(
+                    (
+                        schema.index_key(block),
+                        schema.encode_index(replace(index, transactions=(), subjects=())),
+                    )
+                )
+                deleted += 1
+                if self.get_hash_by_height(at) == block:
+                    deletes += [
+                        key
+                        for key in map(schema.transaction_key, index.transactions)
+                        if self._is_at(key, block)
+                    ]
+                    deletes += [
+                        schema.subject_key(subject, at, position) for position, subject in index.subjects
+                    ]
             if len(deletes) >= DELETED_AT_ONCE or at == height - 1:
                 meta = replace(self._meta, base=at + 1)
-                puts = [(schema.META_KEY, schema.encode_meta(meta))]
+                puts.append((schema.META_KEY, schema.encode_meta(meta)))
                 self._write(CrashPoint.BODIES_DELETING, CrashPoint.BODIES_DELETED, puts, deletes)
                 self._meta = meta
-                deleted += len(deletes)
-                deletes = []
+                puts, deletes = [], []
         return deleted
 
-    def _get_index(self, block: Hash32) -> BlockIndex:
-        encoded = self._get(schema.index_key(block))
-        if encoded is None:
-            raise LedgerError(f"block {block.hex()} is not stored")
-        return schema.decode_index(encoded)
+    def _is_at(self, transaction_key: bytes, block: Hash32) -> bool:
+        """Whether a transaction is indexed in this block, and not in another that holds it too."""
+        found = self._get(transaction_key)
+        return found is not None and schema.decode_location(found)[0] == block
+
+    def delete_blocks_above(self, height: int) -> int:
+        """Delete every stored block above `height`, where the head must be by now; how many they were.
+
+        Children go before their parents, batch by batch. State nodes stay until they are swept.
+        """
+        if height != self.height:
+            raise LedgerError(f"the head is at height {self.height}, not {height}")
+        blocks = [
+            (at, block) for block, header in self.iterate_headers(height + 1) for at in (header.height,)
+        ]
+        for end in range(len(blocks), 0, -DELETED_AT_ONCE):
+            deletes = list[bytes]()
+            for at, block in blocks[max(0, end - DELETED_AT_ONCE) : end]:
+                deletes += [schema.block_key(block), schema.header_key(at, block), schema.index_key(block)]
+            self._write(CrashPoint.BLOCKS_ABOVE_DELETING, CrashPoint.BLOCKS_ABOVE_DELETED, (), deletes)
+        return len(blocks)
 
     # --- state nodes and records --------------------------------------------------------------
 
-    def get_node(self, node: Hash32) -> bytes | None:
-        """A state tree node by its hash (`NodeSource`), which is checked."""
-        encoded = self._get(schema.node_key(node))
-        if encoded is not None and hash_domain("tree", encoded) != node:
-            raise self._build_damage(f"state node {node.hex()} has another hash")
-        return encoded
+    @contextmanager
+    def sparing_new_nodes(self) -> Iterator[None]:
+        """Inside, `delete_nodes` spares every node that a block brought since it was entered."""
+        self._spared = set()
+        try:
+            yield
+        finally:
+            self._spared = None
+
+    def delete_nodes(self, nodes: Sequence[Hash32]) -> int:
+        """Delete state nodes that no block from the base on reaches; how many were left to go."""
+        spared = self._spared or ()
+        deletes = [schema.node_key(node) for node in nodes if node not in spared]
+        if deletes:
+            self._write(CrashPoint.NODES_SWEEPING, CrashPoint.NODES_SWEPT, (), deletes)
+        return len(deletes)
 
     def put_record(self, key: bytes, value: bytes) -> None:
         """Store a small record of the node, synced: it survives a power failure once this returns."""
@@ -394,16 +301,8 @@ class Ledger:
             [schema.record_key(key) for key in deletes],
         )
 
-    def get_record(self, key: bytes) -> bytes | None:
-        return self._get(schema.record_key(key))
-
     def delete_record(self, key: bytes) -> None:
         self.put_records({}, [key])
-
-    def iterate_records(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Records whose key starts with `prefix`, ascending; keys without the table's prefix."""
-        for key, value in self._iterate(schema.record_key(prefix)):
-            yield key[1:], value
 
 
 def _get_record_points(key: bytes) -> tuple[CrashPoint, CrashPoint]:
@@ -429,15 +328,3 @@ def _found(store: KeyValueStore, chain_id: Hash32, nodes: Mapping[Hash32, bytes]
     store.write_batch(puts + [(schema.node_key(key), value) for key, value in nodes.items()])
     reach(CrashPoint.LEDGER_FOUNDED)
     return meta
-
-
-def _migrate(store: KeyValueStore, meta: Meta) -> None:
-    """From version 1, whose head record has no base."""
-    reach(CrashPoint.LEDGER_MIGRATING)
-    store.write_batch(
-        [
-            (schema.VERSION_KEY, schema.encode_version(schema.SCHEMA_VERSION)),
-            (schema.META_KEY, schema.encode_meta(meta)),
-        ]
-    )
-    reach(CrashPoint.LEDGER_MIGRATED)

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 from consensus.tree import TreeError
 from consensus.types import Hash32
+from node.disk import REMEDY, is_full
 from node.ledger.schema import LedgerDamaged, LedgerError
-from node.ledger.store import StoreDamaged, StoreError
+from node.ledger.store import StoreDamaged, StoreError, StoreFull
 
 EXIT_DAMAGED = 3
 """Exit status of a command that found the ledger damaged; `bmif run` ends with it too."""
+
+EXIT_DISK_FULL = 5
+"""Exit status of a command that found no room on the disk; `bmif run` ends with it too."""
 
 REBUILD = (
     "stop the node, look with `bmif ledger check`, then `bmif ledger rebuild`: it moves the damaged ledger "
@@ -34,14 +38,23 @@ class Damage:
 
 
 def find_ledger_error(error: BaseException) -> Exception | None:
-    """The error of the ledger among `error`, those of its group, and what caused them."""
+    """The error of the ledger, or of a full disk, among `error`, those of its group, and what caused them."""
     if isinstance(error, StoreError | LedgerError | TreeError):
+        return error
+    if isinstance(error, OSError) and is_full(error):
         return error
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             if (found := find_ledger_error(inner)) is not None:
                 return found
     return None if error.__cause__ is None else find_ledger_error(error.__cause__)
+
+
+def get_exit_status(error: Exception) -> int:
+    """By which a command ends that met it."""
+    if isinstance(error, StoreFull | OSError):
+        return EXIT_DISK_FULL
+    return EXIT_DAMAGED if is_damage(error) else 1
 
 
 def is_damage(error: Exception) -> bool:
@@ -51,6 +64,8 @@ def is_damage(error: Exception) -> bool:
 
 def describe(error: Exception) -> str:
     """What is wrong and, for damage, what to do: one message."""
+    if isinstance(error, OSError):
+        return f"{error}: {REMEDY}"
     if not is_damage(error):
         return str(error)
     return f"the ledger is damaged: {error}. Remedy: {REBUILD}."

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import plyvel
 
-from node.ledger.mark import load_mark
+from node.ledger.mark import load_mark, sync_directory
 from node.ledger.store import StoreDamaged, StoreError
 
 REBUILDING_SUFFIX = ".rebuilding"
@@ -48,6 +48,20 @@ def check_files(path: Path) -> bool:
     if not (path / manifest).stat().st_size:
         raise StoreDamaged(f"{path / manifest} is empty")
     return True
+
+
+def holds_files(path: Path) -> bool:
+    """Whether there is anything in the folder but LevelDB's lock."""
+    return path.is_dir() and any(entry.name != "LOCK" for entry in path.iterdir())
+
+
+def put_in_place(built: Path, path: Path) -> None:
+    """Make a synced folder the database at `path`, durably, where nothing is but LevelDB's lock."""
+    if path.is_dir():
+        (path / "LOCK").unlink(missing_ok=True)
+        path.rmdir()
+    built.rename(path)
+    sync_directory(path.parent)
 
 
 @contextlib.contextmanager

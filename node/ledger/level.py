@@ -10,9 +10,10 @@ from typing import Protocol, cast
 import plyvel
 
 from node.crashpoints import CrashPoint, reach
+from node.disk import describe_full, is_full
 from node.ledger.files import check_files
 from node.ledger.mark import CommitMark, load_mark
-from node.ledger.store import StoreDamaged, StoreError
+from node.ledger.store import StoreDamaged, StoreError, StoreFull
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class _Database(Protocol):
     def get(self, key: bytes, *, verify_checksums: bool) -> bytes | None: ...
     def write_batch(self, *, sync: bool) -> _Batch: ...
     def iterator(self, *, prefix: bytes, verify_checksums: bool) -> Iterator[tuple[bytes, bytes]]: ...
-    def compact_range(self) -> None: ...
+    def compact_range(self, *, start: bytes | None = None, stop: bytes | None = None) -> None: ...
     def close(self) -> None: ...
 
 
@@ -44,7 +45,8 @@ class LevelStore:
     """A `KeyValueStore` in one folder that only one process may hold open.
 
     What is not as it was written raises `StoreDamaged`, at the latest when it is read: missing files,
-    checksums that fail, and an end that is lost (by the commit mark).
+    checksums that fail, and an end that is lost (by the commit mark). After a write that failed all others
+    fail too, until the store is opened again.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class LevelStore:
                 raise StoreError(f"the database at {path} is in use by another process") from error
             raise self._translate(error, "opening") from error
         self._lock = threading.Lock()
+        self._failed: StoreError | None = None
+        self._compacting = threading.Lock()
         try:
             self._commits = self._check_commits(marked) if is_there and not is_salvage else 0
             if not is_salvage:
@@ -108,6 +112,8 @@ class LevelStore:
 
     def _translate(self, error: Exception, doing: str) -> StoreError:
         # A table that has vanished, is too short or lies on a bad sector is an I/O error to LevelDB.
+        if is_full(error):
+            return StoreFull(f"{doing} the database failed: {describe_full(self._path)}")
         said = str(error)
         if isinstance(error, plyvel.CorruptionError) or any(text in said for text in _DAMAGE_TEXTS):
             return StoreDamaged(f"the database at {self._path} is damaged: {error}")
@@ -130,6 +136,9 @@ class LevelStore:
         sync: bool = True,
     ) -> None:
         with self._lock:
+            if self._failed is not None:
+                # LevelDB may have written a part: what came behind that in its log could not be read again.
+                raise self._failed
             try:
                 batch = self._database.write_batch(sync=sync)
                 for key in deletes:
@@ -140,7 +149,8 @@ class LevelStore:
                 batch.put(COMMITS_KEY, commits.to_bytes(8, "big"))
                 batch.write()
             except _ERRORS as error:
-                raise self._translate(error, "writing") from error
+                self._failed = self._translate(error, "writing")
+                raise self._failed from error
             self._commits = commits
             reach(CrashPoint.BATCH_SYNCED)
             if sync and self._mark is not None:
@@ -174,13 +184,29 @@ class LevelStore:
 
     def compact(self) -> None:
         """Rewrite everything into as few tables as possible; takes a while."""
-        try:
-            self._database.compact_range()
-        except _ERRORS as error:
-            raise self._translate(error, "compacting") from error
+        for part in self.get_parts():
+            self.compact_part(*part)
+
+    def get_parts(self) -> list[tuple[bytes | None, bytes | None]]:
+        """Ranges of keys, each compacted in a short time; together they are all keys."""
+        tables = [
+            table for table in map(bytes, zip(range(256))) if next(self.iterate(table), None) is not None
+        ]
+        edges = [table + bytes([part]) for table in tables for part in range(0, 256, 32)]
+        return list(zip([None, *edges], [*edges, None], strict=True))
+
+    def compact_part(self, start: bytes | None, stop: bytes | None) -> None:
+        """Give back the disk space of what was deleted between two keys. From any thread; closing waits."""
+        with self._compacting:
+            if self._database.closed:
+                return
+            try:
+                self._database.compact_range(start=start, stop=stop)
+            except _ERRORS as error:
+                raise self._translate(error, "compacting") from error
 
     def close(self) -> None:
-        with contextlib.suppress(plyvel.Error):
+        with self._compacting, contextlib.suppress(plyvel.Error):
             self._database.close()
         self._close_mark()
 

@@ -60,10 +60,17 @@ class CommitMark:
             self._descriptor = -1
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames and new names in a folder durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in a folder durable, or the content of a file that is closed."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_files(directory: Path) -> None:
+    """Make a folder of closed files durable: their content and their names."""
+    for entry in directory.iterdir():
+        sync_directory(entry)
+    sync_directory(directory)

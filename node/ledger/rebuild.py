@@ -5,7 +5,6 @@ point. The new ledger is whole before the damaged one moves; between the two ren
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ from node.ledger.files import (
     REBUILDING_SUFFIX,
     TRIAL_SUFFIX,
     clone_files,
+    holds_files,
     lock_files,
+    put_in_place,
     repair_clone,
 )
 from node.ledger.level import LevelStore
-from node.ledger.mark import sync_directory
+from node.ledger.mark import sync_directory, sync_files
 from node.ledger.records import is_sign_state_readable
 from node.ledger.store import KeyValueStore, StoreDamaged, StoreError
 
@@ -56,7 +57,7 @@ def rebuild_ledger(
         LedgerError: there is nothing to rebuild.
     """
     rebuilding = path.with_name(path.name + REBUILDING_SUFFIX)
-    if not _holds_files(path):
+    if not holds_files(path):
         if not rebuilding.is_dir():
             raise LedgerError(f"there is no ledger at {path}: a node that starts makes one")
         return _finish(path, rebuilding, None, chain_id)
@@ -75,10 +76,6 @@ def rebuild_ledger(
     return _finish(path, rebuilding, aside, chain_id)
 
 
-def _holds_files(path: Path) -> bool:
-    return path.is_dir() and any(entry.name != "LOCK" for entry in path.iterdir())
-
-
 def _choose_aside(path: Path, now: Millis) -> Path:
     stamp = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
     name, number = f"{path.name}.damaged-{stamp}", 1
@@ -89,11 +86,7 @@ def _choose_aside(path: Path, now: Millis) -> Path:
 
 
 def _finish(path: Path, rebuilding: Path, aside: Path | None, chain_id: Hash32) -> Rebuilt:
-    if path.is_dir():
-        (path / "LOCK").unlink(missing_ok=True)
-        path.rmdir()
-    rebuilding.rename(path)
-    sync_directory(path.parent)
+    put_in_place(rebuilding, path)
     reach(CrashPoint.REBUILD_DONE)
     store = LevelStore(path)
     try:
@@ -119,13 +112,7 @@ def _build(path: Path, building: Path, chain_id: Hash32, genesis_nodes: Mapping[
     finally:
         store.close()
         shutil.rmtree(trial, ignore_errors=True)
-    for entry in building.iterdir():
-        descriptor = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    sync_directory(building)
+    sync_files(building)
 
 
 def _rescue_whole(path: Path, trial: Path, ledger: Ledger) -> str | None:

@@ -125,6 +125,17 @@ def record_key(key: bytes) -> bytes:
     return RECORD_PREFIX + key
 
 
+def describe_version(version: int) -> str:
+    """Why a ledger of another version is not opened, and what to do."""
+    expected = f"Expected a ledger of schema version {SCHEMA_VERSION}. Got {version}:"
+    if 1 <= version < SCHEMA_VERSION:
+        return f"{expected} run `bmif ledger migrate` while the node is stopped; it keeps a copy beside it."
+    return (
+        f"{expected} run the version of bmif that wrote it, or `bmif ledger rebuild` to sync again from "
+        "peers."
+    )
+
+
 def encode_version(version: int) -> bytes:
     return _U32.pack(version)
 

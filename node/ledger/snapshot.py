@@ -14,6 +14,7 @@ from consensus.types import Hash32
 from node.ledger import schema
 from node.ledger.chainstore import Ledger
 from node.ledger.indexing import compute_index
+from node.ledger.portable import join_items
 from node.ledger.schema import BlockIndex, LedgerError
 
 HEADERS_AT_ONCE = 1_024
@@ -30,8 +31,7 @@ def put_nodes(ledger: Ledger, nodes: Mapping[Hash32, bytes]) -> None:
 def stage_headers(ledger: Ledger, headers: Sequence[Header]) -> None:
     """Keep a range of headers, ascending in itself, until the snapshot is taken over."""
     key = _STAGED + headers[0].height.to_bytes(8, "big")
-    encoded = [encode(header) for header in headers]
-    ledger.put_record(key, b"".join(len(data).to_bytes(4, "big") + data for data in encoded))
+    ledger.put_record(key, join_items([encode(header) for header in headers]))
 
 
 def _decode_range(record: bytes) -> list[Header]:

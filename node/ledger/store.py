@@ -8,6 +8,10 @@ class StoreError(Exception):
     """The store can't be opened, read or written; nothing of a failed batch is visible."""
 
 
+class StoreFull(StoreError):
+    """There is no room on the disk; what was written before is safe."""
+
+
 class StoreDamaged(StoreError):
     """What is on disk is not what was written: it has to be rebuilt."""
 

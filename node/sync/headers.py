@@ -3,13 +3,14 @@ number."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
-from consensus.block import BLOCK_VERSION, Header
+from consensus.block import Header
 from consensus.crypto import verify
 from consensus.identifiers import compute_block_hash
 from consensus.params import ChainParams
 from consensus.types import MAX_TIME_MS, Hash32, Height
+from consensus.versions import GENESIS_VERSION, get_highest_version
 from consensus.vote import Checkpoint
 from node.clock import Clock
 from node.gossip.limits import Fault
@@ -39,7 +40,7 @@ def _is_linked(headers: Sequence[Header], params: ChainParams) -> bool:
 
 def _is_sound(header: Header, chain_id: Hash32) -> bool:
     return (
-        header.version == BLOCK_VERSION
+        header.version >= GENESIS_VERSION
         and header.chain_id == chain_id
         and header.height > 0
         and 0 <= header.time <= MAX_TIME_MS
@@ -131,7 +132,10 @@ async def fetch_above(
     """
     start = below.height + 1
     reply = await network.request_headers(peer, start, count, signed=True)
-    claimed = reply.headers[:count]
+    # What is of an unknown version says nothing here; whoever claims it may be right, so nobody is blamed.
+    claimed = tuple(
+        takewhile(lambda item: item.header.version <= get_highest_version(), reply.headers[:count])
+    )
     headers = tuple(signed.header for signed in claimed)
     if not headers or headers[0].parent != compute_block_hash(below):
         raise Lacking(f"{peer} has nothing that follows height {below.height}")

@@ -83,6 +83,16 @@ class FinalityProver:
                 return proof
         return None
 
+    def find_proof(self, top: int) -> FinalityProof | None:
+        """Of the highest block up to `top`, or a few below, whose child's votes are in kept bodies."""
+        top = min(top, self._chain.finalized.height)
+        for height in range(top, max(self._chain.ledger.base, top - LOOK_BACK, 1) - 1, -1):
+            source, target = self._get_header(height), self._get_header(height + 1)
+            proof = None if source is None or target is None else self._build_proof(source, target)
+            if proof is not None:
+                return proof
+        return None
+
     def _build_proof(self, source: Header, target: Header) -> FinalityProof | None:
         link = (compute_checkpoint(source), compute_checkpoint(target))
         if link[1] != Checkpoint(target.height, compute_block_hash(target)) or target.parent != link[0].hash:

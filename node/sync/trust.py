@@ -31,6 +31,7 @@ from node.chain import Chain
 from node.clock import Clock
 from node.gossip.limits import Fault
 from node.gossip.transport import TransportError
+from node.protocol import UpgradeRequired
 from node.sync.ports import Lacking, Poisoned, SyncNetwork, SyncStopped
 from node.sync.state import verify_nodes
 
@@ -105,7 +106,8 @@ class Trust:
     async def refresh(self, peers: Sequence[str]) -> Proved | None:
         """The highest final checkpoint above the own one that any of the peers proves.
 
-        Whoever sends a proof that does not hold is blamed. Raises: SyncStopped where nothing may be believed.
+        Whoever sends a proof that does not hold is blamed. Raises: SyncStopped where nothing may be believed,
+        UpgradeRequired where what is proved obeys rules that are not known here.
         """
         if self.conflict is not None:
             raise SyncStopped(f"{self.conflict}: an operator has to say which chain is right")
@@ -181,10 +183,15 @@ class Trust:
             logger.debug("no finality proof of %s: %s", peer, error)
             return None
         try:
-            update_at_any_age(anchor, changes, proof)
+            update_at_any_age(anchor, changes, proof, known=self._chain.known_version)
         except ConflictingFinality as conflict:
             self.report_conflict(conflict)
         except LightError as error:
+            if error.reason is LightReason.VERSION:
+                # Proved, so it is no lie: this software can't follow the chain any more.
+                raise UpgradeRequired(
+                    proof.source.version, self._chain.known_version, proof.source.height
+                ) from error
             if error.reason is not LightReason.REGRESS:
                 logger.warning("%s sent a finality proof that does not hold: %s", peer, error)
                 self._network.report(peer, Fault.INVALID_OBJECT, f"a finality proof: {error}")
@@ -236,7 +243,14 @@ class Trust:
             validators = decode_stored(ValidatorSet, value or b"")
         except CodecError as error:
             raise Lacking(f"the state at height {given.height} has no validators") from error
-        return trust_header(headers[0], SetProof(validators, tree.get_proof(VALIDATORS_KEY)))
+        proof = SetProof(validators, tree.get_proof(VALIDATORS_KEY))
+        known = self._chain.known_version
+        try:
+            return trust_header(headers[0], proof, known)
+        except LightError as error:
+            if error.reason is LightReason.VERSION:
+                raise UpgradeRequired(headers[0].version, known, headers[0].height) from error
+            raise
 
 
 class _Missing(Exception):

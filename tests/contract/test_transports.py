@@ -9,7 +9,8 @@ import pytest
 from node.gossip.http import HttpTransport
 from node.gossip.messages import MAX_REQUEST_BYTES, Route
 from node.gossip.transport import MemoryHub, Reply, Status, Transport, TransportError
-from node.tls import PeerIdentity, TlsFiles, make_authority, make_certificate, save_certificate
+from node.tls import PeerIdentity, TlsFiles, save_certificate
+from node.tls_issue import make_authority, make_certificate
 
 Builder = Callable[[str], Transport]
 

@@ -1,6 +1,7 @@
 """Targets: what a node, its tools and its operators read from files, the ledger's own records among them."""
 
 import base64
+import contextlib
 import datetime
 import inspect
 import io
@@ -11,9 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import get_type_hints
 
+import msgpack
 import numpy as np
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from PIL import Image
@@ -25,6 +28,7 @@ from consensus.genesis import build_genesis_header, build_genesis_state
 from consensus.tree import TreeError, _decode_node
 from consensus.types import Hash32
 from fusion_model.importers.png import ImportRefusedError, import_manifest, import_pair
+from node import escrow
 from node.api.schemas import TrainedModel
 from node.config import ConfigError, NodeConfig
 from node.genesis import GenesisError, load_genesis, save_genesis
@@ -37,6 +41,7 @@ from node.testnet import MANIFEST, Profile, Testnet, TestnetError
 from node.tls import TlsError, TlsFiles, load_identity
 from tests.fuzz import scenes
 from tests.fuzz.target import ROOT, Form, Target, require
+from workloads import sealed
 
 
 @cache
@@ -231,8 +236,10 @@ MANIFEST_SEED = (
 
 def run_account_key(data: bytes) -> None:
     """`load_account_key`: KeyFileError alone leaves it, and quotes nothing of the file."""
+    path = write("account.pem", data)
+    path.chmod(0o600)
     try:
-        key = load_account_key(write("account.pem", data))
+        key = load_account_key(path)
     except KeyFileError as error:
         lines = [line for line in data.split(b"\n") if len(line) > 20]
         require(not any(line.decode("latin-1") in str(error) for line in lines), "quotes the file")
@@ -250,6 +257,48 @@ def build_account_keys() -> Iterable[bytes]:
         )
         inner = base64.encodebytes(b"\x30" + bytes([len(body)]) + body)
         yield b"-----BEGIN PRIVATE KEY-----\n" + inner + b"-----END PRIVATE KEY-----\n"
+
+
+SEALING_KEY = sealed.SealingKey(bytes(32), bytes(16), sealed.Cost(16, 1, 1))
+
+
+def run_sealed(data: bytes) -> None:
+    """A sealed file: SealError alone leaves it, and what its header says costs no more than the bounds."""
+    header = sealed.read_header(data)
+    header.cost.check()
+    sealed.open_sealed(data, SEALING_KEY, header.kind)
+
+
+def build_sealed() -> Iterable[bytes]:
+    """With a nonce that never changes, so that the bytes do not either."""
+    key = SEALING_KEY
+    header = sealed.SealedHeader("account-key", "00" * 32, bytes(12), key.salt, key.cost, ("one", "two"))
+    line = sealed._encode_header(header)
+    yield line + ChaCha20Poly1305(key.secret).encrypt(header.nonce, b"secret", line)
+
+
+def run_archive(data: bytes) -> None:
+    """An archive of keys and what it says in clear: EscrowError alone leaves both."""
+    with contextlib.suppress(escrow.EscrowError):
+        name = data[:2000].decode("latin-1")
+        escrow.read_vouchers(sealed.SealedHeader("custody-backup", name, bytes(12), b"", sealed.DEFAULT_COST))
+    entries = escrow.decode_entries(data, (f"custody/{'ab' * 32}",))
+    require(len(entries) == 1 and set(entries[0].secrets) == {"secret.key", "noise.key"}, "other secrets")
+
+
+def build_archives() -> Iterable[bytes]:
+    secrets = {"secret.key": b"secret", "noise.key": b"noise"}
+    yield msgpack.packb({"version": 1, "entries": [{"name": f"custody/{'ab' * 32}", "secrets": secrets}]})
+
+
+def run_share(data: bytes) -> None:
+    """A share's text: EscrowError alone leaves it; what is accepted gives the same text again."""
+    share = escrow.parse_share(data.decode("utf-8", "replace"))
+    require(escrow.parse_share(escrow.format_share(share)) == share, "does not return from its text")
+
+
+def build_shares() -> Iterable[bytes]:
+    yield escrow.format_share(escrow.Share(2, 3, 5, bytes(range(16)), bytes(range(32)))).encode()
 
 
 def run_certificate(data: bytes) -> None:
@@ -323,6 +372,11 @@ def build_targets() -> list[Target]:
         Target("file.pid", run_pid, (), lambda: [b'{"pid": 1, "started": "7"}'], Form.JSON, 256, frames=200),
         Target("file.model", run_model, (ValidationError,), build_models, Form.JSON, 4096, 1000),
         Target("file.account_key", run_account_key, (KeyFileError,), build_account_keys, Form.PEM, 1024),
+        Target("file.sealed", run_sealed, (sealed.SealError,), build_sealed, Form.JSON, 2048, frames=200),
+        Target(
+            "file.archive", run_archive, (escrow.EscrowError,), build_archives, Form.MSGPACK, 2048, ROW_GROWTH
+        ),
+        Target("file.share", run_share, (escrow.EscrowError,), build_shares, Form.TEXT, 1024),
         Target("file.certificate", run_certificate, (TlsError,), build_certificates, Form.PEM, 2048),
         Target(
             "image.png", run_png, (ImportRefusedError,), build_images, Form.PNG, 2048, base=2**28, effort=3

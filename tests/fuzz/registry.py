@@ -11,11 +11,13 @@ from tests.fuzz import (
     forward_targets,
     gate_targets,
     import_targets,
+    ledger_targets,
     peer_targets,
     rule_targets,
     sequence_targets,
     single_targets,
     sync_targets,
+    tls_targets,
 )
 from tests.fuzz.target import Target
 
@@ -27,6 +29,7 @@ def get_targets() -> dict[str, Target]:
         *rule_targets.build_targets(),
         *peer_targets.build_targets(),
         *sync_targets.build_targets(),
+        *tls_targets.build_targets(),
         *gate_targets.build_targets(),
         *forward_targets.build_targets(),
         *aggregate_targets.build_targets(),
@@ -37,6 +40,7 @@ def get_targets() -> dict[str, Target]:
         *api_targets.build_targets(),
         *file_targets.build_targets(),
         *import_targets.build_targets(),
+        *ledger_targets.build_targets(),
     ]
     named = {target.name: target for target in sorted(targets, key=lambda target: target.name)}
     if len(named) != len(targets):

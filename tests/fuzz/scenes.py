@@ -32,6 +32,7 @@ from consensus.light import (
 from consensus.payload import (
     Accuse,
     Action,
+    CancelUpgrade,
     Govern,
     Governance,
     Grant,
@@ -39,6 +40,7 @@ from consensus.payload import (
     Reinstate,
     ReportOpenings,
     ReportVotes,
+    ScheduleUpgrade,
     SetMiningOrganisations,
     SetOrganisation,
     SettleTask,
@@ -234,6 +236,8 @@ def build_governance(world: World) -> list[Govern]:
         SetValidators(tuple(replace(item, stake=item.stake + 1) for item in validators)),
         Reinstate("lab-a"),
         Grant(OUTSIDER.address, Amount(3)),
+        ScheduleUpgrade(2, Height(10_000)),
+        CancelUpgrade(2, Height(10_000)),
     ]
     first = world.state.get_charter().sequence
     payloads = []

@@ -16,7 +16,8 @@ CODEC_CALLS = {"decode", "decode_stored", "decode_message", "_decode"}
 """Decoders that are driven by a class, their first argument."""
 
 RAW_CALLS = {
-    *("unpackb", "Unpacker", "unpack", "unpack_from", "iter_unpack", "frombuffer", "fromhex", "b64decode"),
+    *("unpackb", "Unpacker", "unpack", "unpack_from", "iter_unpack", "frombuffer", "fromhex"),
+    *("b64decode", "b32decode", "urlsafe_b64decode"),
     *("loads", "safe_load", "model_validate_json", "validate_json", "DictReader", "reader", "np.load"),
     *("dcmread", "read_file_meta_info", "nib.load"),
     *(
@@ -25,6 +26,9 @@ RAW_CALLS = {
         "load_pem_private_key",
         "load_pem_x509_certificate",
         "load_der_private_key",
+        "load_pem_x509_certificates",
+        "load_pem_x509_csr",
+        "load_pem_x509_crl",
     ),
     *("load_pem_public_key", "load_der_x509_certificate", "load_cert_chain", "from_public_bytes"),
     *("from_private_bytes", "from_bytes"),

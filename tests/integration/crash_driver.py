@@ -13,10 +13,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from consensus.codec import encode
+from consensus.block import Block
+from consensus.codec import decode, encode
 from consensus.crypto import CHUNK_BYTES
 from consensus.genesis import build_genesis_state
-from consensus.identifiers import compute_chain_id
+from consensus.identifiers import compute_block_hash, compute_chain_id
 from consensus.task import Transfer
 from consensus.types import Address, Amount, Hash32, Height, Millis
 from consensus.vote import Checkpoint, Vote, sign_vote
@@ -28,7 +29,10 @@ from node.ledger import schema
 from node.ledger.chainstore import HeadChange, Ledger
 from node.ledger.check import check_ledger
 from node.ledger.level import LevelStore
+from node.ledger.migration import migrate_store
+from node.ledger.prune import prune_steps
 from node.ledger.rebuild import rebuild_ledger
+from node.ledger.rollback import roll_back
 from node.ledger.store import KeyValueStore, MemoryStore
 from node.proposer import Proposer
 from node.signstate import SignStateStore
@@ -161,26 +165,44 @@ def _is_done(ledger: Ledger, step: bytes) -> bool:
     return ledger.get_record(b"maintained/" + step) is not None
 
 
-def maintain(directory: Path) -> None:
-    """What no block does: a ledger of an older version, a head moved back and forth, old bodies and blobs."""
+def _open_store(directory: Path) -> LevelStore:
+    """The store of a ledger of any age, brought to this version."""
     store = LevelStore(directory / "ledger")
+    if store.get(schema.VERSION_KEY) is not None:
+        migrate_store(store, CHAIN_ID)
+    return store
+
+
+def maintain(directory: Path) -> None:
+    """What no block does: a ledger of an older version, a head moved back and forth, blocks forgotten, old
+    ones pruned, blobs removed."""
+    store = _open_store(directory)
     ledger = Ledger.open(store, CHAIN_ID)
     if not _is_done(ledger, b"migrated"):
         old = schema.encode_meta(schema.Meta(CHAIN_ID, ledger.head, ledger.height))[:-1]
         puts = [(schema.VERSION_KEY, schema.encode_version(1)), (schema.META_KEY, b"\x93" + old[1:])]
         store.write_batch(puts)
+        migrate_store(store, CHAIN_ID)
         ledger = Ledger.open(store, CHAIN_ID)
         ledger.put_record(b"maintained/migrated", b"")
     if not _is_done(ledger, b"head"):
-        ledger.put_record(b"maintained/head", ledger.head)
-    head = Hash32(ledger.get_record(b"maintained/head") or b"")
+        ledger.put_record(b"maintained/head", ledger.get_block(ledger.head) or b"")
+    block = decode(Block, ledger.get_record(b"maintained/head") or b"")
+    head = compute_block_hash(block.header)
     if not _is_done(ledger, b"back"):
         if ledger.head == head:
             ledger.set_head(HeadChange((), (head,)))
         ledger.put_record(b"maintained/back", b"")
+    if not _is_done(ledger, b"forgotten"):
+        if ledger.head != head and ledger.has_block(head):
+            ledger.set_head(HeadChange((head,)))
+        roll_back(ledger, AFTER_SYNC - 1, Checkpoint(Height(0), CHAIN_ID))
+        ledger.put_record(b"maintained/forgotten", b"")
     if ledger.head != head:
-        ledger.set_head(HeadChange((head,)))
-    ledger.delete_bodies_below(BASE)
+        # Its state is still there: nothing was swept.
+        ledger.put_block(block, {}, head=HeadChange((head,)))
+    for _ in prune_steps(ledger, BASE):
+        pass
     blobs = BlobStore(directory / "blobs")
     for ref in BlobStore(directory / "peer" / "blobs").get_refs():
         path = blobs.get_path(ref.root)
@@ -224,7 +246,7 @@ def report(directory: Path) -> None:
     """What a start finds, written beside the ledger."""
     found: dict[str, object] = {"head": None}
     if (directory / "ledger" / "CURRENT").exists():
-        store = LevelStore(directory / "ledger")
+        store = _open_store(directory)
         core, _ = _open_core(directory, store, 0)
         ledger = core.chain.ledger
         blobs = {}

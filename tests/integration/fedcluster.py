@@ -22,10 +22,10 @@ from consensus.federations import (
 from consensus.state import State
 from consensus.task import Milestone
 from consensus.types import ZERO_HASH, Amount, Hash32, Millis
-from node.config import FederationSettings
 from node.federation_custody import FederationCustody
 from node.federator import Federator
 from node.ledger.level import LevelStore
+from node.settings import FederationSettings
 from tests.integration.cluster import PARAMS, Cluster, Disk, Peer
 from tests.integration.echo_federation import (
     KEYS,

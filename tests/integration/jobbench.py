@@ -18,7 +18,6 @@ from node.announcer import EventAnnouncer
 from node.blobs import BlobStore
 from node.chain import Chain
 from node.clock import ManualClock
-from node.config import EvaluatorSettings
 from node.core import Core
 from node.evaluator import Evaluator
 from node.events import EventBus
@@ -28,6 +27,7 @@ from node.history import WeightHistory
 from node.ledger.store import MemoryStore
 from node.mempool import Mempool
 from node.proposer import Proposer
+from node.settings import EvaluatorSettings
 from node.work import VerdictBook, WorkService
 from tests.integration.echo_inference import KEYS, REQUEST, RESULT_BYTES, EchoInference, build_model
 from workloads.inference import InferenceWorkload

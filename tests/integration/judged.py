@@ -22,13 +22,13 @@ from node.announcer import EventAnnouncer
 from node.blobs import BlobStore
 from node.chain import Chain, ImportStatus
 from node.clock import ManualClock
-from node.config import VerdictSettings
 from node.core import Core
 from node.events import EventBus
 from node.history import WeightHistory
 from node.ledger.store import MemoryStore
 from node.mempool import Mempool
 from node.recomputer import Recomputer
+from node.settings import VerdictSettings
 from node.verdicts import Judge
 from node.work import VerdictBook, WorkerPool, WorkService
 from tests.unit.consensus.world import (

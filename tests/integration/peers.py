@@ -16,14 +16,8 @@ from node.gossip.links import LinkTimes
 from node.gossip.messages import Kind, PeerStatus
 from node.gossip.network import Network, NetworkConfig
 from node.gossip.transport import MemoryHub, Transport
-from node.tls import (
-    IssuedCertificate,
-    PeerIdentity,
-    TlsFiles,
-    make_authority,
-    make_certificate,
-    save_certificate,
-)
+from node.tls import IssuedCertificate, PeerIdentity, TlsFiles, save_certificate
+from node.tls_issue import make_authority, make_certificate
 
 GENESIS = Hash32(b"\x11" * 32)
 TIMES = LinkTimes(heartbeat_s=0.2, least_beat_s=0.02, first_backoff_s=0.02, last_backoff_s=0.2)

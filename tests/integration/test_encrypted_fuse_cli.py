@@ -16,8 +16,8 @@ from consensus.identifiers import compute_weights_digest
 from node.api.app import build_public_app
 from node.cli.main import app
 from node.clock import SystemClock
-from node.config import FusionRequestSettings
 from node.fusions import FusionDesk
+from node.settings import FusionRequestSettings
 from tests.integration.fusion_world import WEIGHTS, ModelNode, fuse_in_clear, make_pair
 from tests.unit.node_api.conftest import build_config
 from workloads.encrypted_fusion import ENCRYPTED_FUSION, EncryptedFusion, FuseJob

@@ -20,8 +20,8 @@ from node.api.app import build_public_app
 from node.api.client import ApiError
 from node.api.fusion_client import FusionClient
 from node.clock import Clock, ManualClock, SystemClock
-from node.config import FusionRequestSettings
 from node.fusions import SWEEP_S, FusionDesk, FusionState
+from node.settings import FusionRequestSettings
 from tests.integration.fusion_world import (
     MODEL,
     SMALL,

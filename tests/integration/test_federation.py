@@ -8,6 +8,7 @@ import pytest
 from consensus.codec import decode, encode
 from consensus.federations import FederationStatus, OpenSum, RoundOutcome, RoundPhase
 from consensus.types import ZERO_HASH, Hash32
+from node.events import EventKind
 from node.federation_custody import OPENING_PREFIX, OpeningRecord, OpeningRefused
 from node.federations import ClosedList, compute_round_owner, get_final_list
 from tests.integration.echo_federation import UPDATE_BYTES, EchoFederation, decode_values
@@ -61,6 +62,11 @@ async def test_rounds_are_opened_once_judged_and_paid(tmp_path: Path) -> None:
         assert after - before == 600
         total = build_sum(MEMBERS, [GOOD] * 4)
         assert cluster.get_openings() == [(4, total), (4, total)]
+        events = cluster[CUSTODY].core.events.get_since(0, limit=10_000)[1]
+        told = [event.data for event in events if event.kind is EventKind.FEDERATION]
+        assert {data["phase"] for data in told} == {"training", "summing", "opened"}
+        assert (told[0]["round"], told[0]["last_ended"]) == (0, None)
+        assert (told[-1]["status"], told[-1]["last_ended"]) == ("ended", {"round": 1, "outcome": "accepted"})
         cluster.check_agreement()
 
 

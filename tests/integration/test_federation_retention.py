@@ -13,10 +13,10 @@ from consensus.federations import (
 )
 from consensus.task import Transfer
 from consensus.types import Amount, Millis
-from node.config import RetentionSettings
 from node.federation_retention import FederationPruner
 from node.federations import compute_round_owner
 from node.jobs import JobPruner, note_held
+from node.settings import RetentionSettings
 from tests.integration.jobbench import EVIDENCE_MS, JobBench
 
 

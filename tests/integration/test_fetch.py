@@ -13,7 +13,7 @@ from node.blobs import BlobStore
 from node.clock import ManualClock, SystemClock
 from node.fetch import BlobFetcher, BlobUnavailable, FetchError, FetchLimits, SourceBusy, SourceError
 
-DATA = bytes(at * 7 % 251 for at in range(6 * CHUNK_BYTES + 99))
+DATA = (bytes(at * 7 % 251 for at in range(251)) * (6 * CHUNK_BYTES // 251 + 1))[: 6 * CHUNK_BYTES + 99]
 CHUNKS = 7
 
 

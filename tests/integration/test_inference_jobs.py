@@ -7,9 +7,9 @@ import pytest
 from consensus.jobs import EvaluatorRecord, ExpireJob, JobStatus, RetireModel
 from consensus.task import Transfer
 from consensus.types import Amount, Hash32
-from node.config import RetentionSettings
 from node.events import EventKind
 from node.jobs import RESULT_PREFIX, JobExpirer, JobPruner
+from node.settings import RetentionSettings
 from tests.integration.echo_inference import EchoInference, build_model, compute_result
 from tests.integration.jobbench import EVIDENCE_MS, JobBench
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestClient, TestServer
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
@@ -20,7 +20,7 @@ from consensus.records import Account
 from consensus.state import get_account_key
 from consensus.task import Transfer
 from consensus.transaction import SignedTransaction, compute_transaction_id
-from consensus.types import Address, Amount, Hash32
+from consensus.types import ZERO_HASH, Address, Amount, Hash32, Height
 from consensus.vote import Checkpoint
 from node.api.app import build_public_app
 from node.api.client import ApiError
@@ -183,6 +183,40 @@ async def test_an_account_of_another_branch_is_no_account(api: LightApi, source:
 
 
 # --- the routes and the command ---------------------------------------------------------------
+
+
+class FinalNode(FakeNode):
+    """Takes for final what the light view's chain does."""
+
+    final = Checkpoint(Height(0), ZERO_HASH)
+
+    def get_finalized(self) -> Checkpoint:
+        return self.final
+
+
+async def test_proofs_below_the_final_block_never_change(
+    source: VotedChain, payment: SignedTransaction, tmp_path: Path
+) -> None:
+    node = ChainNode("served", source.genesis)
+    node.fill(source.encoded)
+    view = FinalNode(tmp_path)
+    app = build_public_app(view, build_config(tmp_path), light=LightView(node.chain, node.service))
+    paths = (
+        "/v1/light/headers?from=1&count=3",
+        "/v1/proofs/validators/3",
+        f"/v1/proofs/transactions/{compute_transaction_id(payment).hex()}",
+    )
+    async with TestClient(TestServer(app)) as client:
+        for path in paths:
+            assert (await client.get(path)).headers["Cache-Control"] == "no-cache"
+        view.final = node.chain.finalized
+        for path in paths:
+            found = await client.get(path)
+            assert "immutable" in found.headers["Cache-Control"]
+            again = await client.get(path, headers={"If-None-Match": found.headers["ETag"]})
+            assert (again.status, await again.read()) == (304, b"")
+        short = await client.get("/v1/light/headers?from=1")  # the head is among them
+        assert short.headers["Cache-Control"] == "no-cache"
 
 
 async def test_routes_are_documented_and_refuse_what_is_wrong(

@@ -8,9 +8,9 @@ from consensus.claims import sign_claim
 from consensus.codec import encode
 from consensus.task import ExpireTask, Transfer
 from consensus.types import Amount, Hash32
-from node.config import RetentionSettings
 from node.miner import Miner
 from node.retention import Pruner, iterate_roots
+from node.settings import RetentionSettings
 from tests.integration.bench import Bench
 
 ARCHIVE = RetentionSettings(policy="archive")

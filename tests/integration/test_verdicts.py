@@ -9,8 +9,8 @@ import pytest
 from consensus.payload import SettleTask, Verdict
 from consensus.records import TaskStatus
 from consensus.transaction import compute_transaction_id
-from node.config import VerdictSettings
 from node.events import EventKind
+from node.settings import VerdictSettings
 from node.validator import Settler
 from node.verdicts import Judge
 from node.work import WorkerPool

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from consensus.context import BlockContext
 from consensus.payload import (
     Accuse,
     Payload,
@@ -20,6 +19,7 @@ from consensus.state import TaskStatus
 from consensus.task import Available, ExpireTask, OpenGradient, OpenLoss
 from consensus.transaction import sign_transaction
 from consensus.types import Hash32, Height
+from consensus.upgrade import build_context
 from tests.simulation.archive import TransactionItem, VoteItem
 from tests.simulation.truth import compute_bundle_root, compute_loss_ciphertext
 
@@ -96,7 +96,8 @@ class Duties:
         """Settles what stood its time, expires what can't go on."""
         node = self._node
         archive, state = node.run.archive, node.state
-        ctx = BlockContext(Height(node.head.header.height + 1), node.now, archive.params, archive.chain_id)
+        height = Height(node.head.header.height + 1)
+        ctx = build_context(state, height, node.now, archive.params, archive.chain_id)
         if record.unsettled:
             first = record.unsettled[0]
             if not is_verdict_over(first, ctx):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The testnet as containers: builds the image, starts docker-compose.yml, checks by REST that all nodes agree, mines
-# a task if tests/testnet/compose_mine.sh is there, parts, kills and heals nodes, and takes everything down again.
+# a task if tests/testnet/compose_mine.sh is there, parts, kills and heals nodes, has Prometheus scrape them, and takes
+# everything down again.
 #
 #   compose.sh                        the test described above
 #   compose.sh reliability [OPTION]   instead: the manifests of benchmarks/reliability, each on containers of its own
@@ -39,7 +40,7 @@ finish() {
             "${compose[@]}" ps
             "${compose[@]}" logs --no-color --tail 60
         fi
-        "${compose[@]}" down --volumes --remove-orphans --timeout 30 >"$work/down.log" 2>&1 || cat "$work/down.log"
+        COMPOSE_PROFILES=observability "${compose[@]}" down --volumes --remove-orphans --timeout 30 >"$work/down.log" 2>&1 || cat "$work/down.log"
     fi
     if [ -n "$engine" ]; then
         kill "$engine" 2>/dev/null
@@ -122,6 +123,20 @@ make_wheelhouse() {
     say "wheels gathered"
 }
 
+make_prometheus() { # The pinned image can't be pulled here: Debian's package under its name
+    local image
+    image=$(sed -n 's/^ *image: \(prom.*\)$/\1/p' docker-compose.yml)
+    docker build -t "$image" - >"$work/prometheus.log" 2>&1 <<'END' || { tail -20 "$work/prometheus.log" >&2; exit 1; }
+FROM debian:12-slim
+RUN apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus \
+    && rm -rf /var/lib/apt/lists/* && install -d -o nobody -g nogroup /prometheus
+USER nobody
+ENTRYPOINT ["/usr/bin/prometheus"]
+END
+    say "Prometheus' image made"
+}
+
 [ -x "$python" ] || python3 scripts/setup.py
 export DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 BUILDKIT_PROGRESS=plain
 if docker info >/dev/null 2>&1; then
@@ -168,3 +183,10 @@ say "all containers healthy, none restarted"
 "$python" -m benchmarks.reliability --backend containers --quick --attach
 "$python" tests/testnet/compose_check.py --deadline 60 --min-height 2
 say "parted, killed and healed, all nodes agree"
+
+# Grafana has no package to make its image of: its queries are evaluated by test_observability.py.
+[ -z "$engine" ] || make_prometheus
+COMPOSE_PROFILES=observability "${compose[@]}" up -d prometheus >"$work/observe.log" 2>&1 \
+    || { cat "$work/observe.log" >&2; exit 1; }
+"$python" tests/testnet/compose_observe.py
+say "Prometheus scrapes all nodes"

@@ -200,6 +200,22 @@ def test_trust_that_is_too_old_needs_the_operator(chain: VotedChain) -> None:
     assert update_at_any_age(state, (), prove(chain, 5)).checkpoint == chain.get_checkpoint(5)
 
 
+def test_a_version_that_is_not_known_is_not_followed(chain: VotedChain) -> None:
+    state, now = trust(chain, 2), Millis(chain.header.time)
+    with pytest.raises(LightError) as caught:
+        update(state, (), prove(chain, 5), now, EVIDENCE_MS, known=0)
+    assert caught.value.reason is LightReason.VERSION
+    assert "install a newer release" in caught.value.detail
+    with pytest.raises(LightError) as caught:
+        trust_header(chain.get_header(2), build_set_proof(chain.states[2]), known=0)
+    assert caught.value.reason is LightReason.VERSION
+    # It is said of what is proved only: what is not is a lie, whatever its version.
+    unproved = replace(prove(chain, 5), votes=())
+    with pytest.raises(LightError) as caught:
+        update(state, (), unproved, now, EVIDENCE_MS, known=0)
+    assert caught.value.reason is LightReason.QUORUM
+
+
 def test_two_final_blocks_of_one_height_are_evidence(chain: VotedChain) -> None:
     other = build_chain()
     other.grow(3)

@@ -55,6 +55,7 @@ from consensus.task import (
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id, sign_transaction, uses_nonce
 from consensus.types import Address, Amount, Hash32, Height, Millis
+from consensus.upgrade import build_context
 from consensus.validation import validate_block
 from consensus.vote import Checkpoint, Vote, sign_vote
 from consensus.work import NoProofVerifier, WorkVerifier
@@ -200,7 +201,7 @@ class World:
 
     def get_context(self, after: int = 2_000) -> BlockContext:
         height, time = Height(self.header.height + 1), Millis(self.header.time + after)
-        return BlockContext(height, time, self.params, self.chain_id)
+        return build_context(self.state, height, time, self.params, self.chain_id)
 
     # --- blocks -------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from node.api.app import build_operator_app, build_public_app
-from node.config import ApiSettings, LimitSettings, NodeConfig, TlsSettings
+from node.config import NodeConfig
+from node.settings import ApiSettings, LimitSettings, TlsSettings
 from tests.unit.node_api.fakes import FakeNode
 
 TOKEN = "the-operator-token"
@@ -20,7 +21,7 @@ def build_config(directory: Path) -> NodeConfig:
         genesis=directory / "genesis.json",
         account_key=directory / "account.key",
         tls=TlsSettings(authority=directory / "ca", certificate=directory / "c", key=directory / "k"),
-        api=ApiSettings(max_event_streams=2, posts_per_minute=600),
+        api=ApiSettings(max_event_streams=2, event_reader_timeout_s=0.3, posts_per_minute=600),
         limits=LimitSettings(max_request_bytes=4096, max_blob_bytes=3_000_000),
     )
 

@@ -1,6 +1,6 @@
 """An in-memory chain with one task behind the API's ports, built from real consensus values."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +130,7 @@ class FakeNode:
         genesis = build_genesis()
         self.params = genesis.params
         self.events = EventBus(history=32, start_ms=START)
+        self.revision: int | None = None
         self.ready = Readiness(True)
         self.chain_id = compute_chain_id(genesis)
         self.state: State = build_genesis_state(genesis)
@@ -357,6 +358,9 @@ class FakeNode:
     def get_sync_progress(self) -> SyncProgress | None:
         return None
 
+    def get_revision(self) -> Hashable:
+        return self.revision
+
     def get_base(self) -> Height:
         return Height(0)
 
@@ -431,6 +435,11 @@ class FakeNode:
 
     def get_blob_path(self, root: Hash32) -> Path | None:
         return self.blobs.get(root)
+
+    def build_ledger_snapshot(self, height: int | None) -> Iterator[bytes]:
+        if height is not None:
+            raise ViewError("no block near that height is proved final", "Ask for another height")
+        yield from (b"bmif ", b"snapshot")
 
     async def fetch_blob(self, ref: BlobRef) -> Path:
         raise ViewError("no peer has it", "Ask the contributor")

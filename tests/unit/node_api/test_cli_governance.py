@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import Result
 from typer.testing import CliRunner
 
 from consensus.governance import sign_governance
-from consensus.payload import Govern, SetValidators
+from consensus.payload import Govern, ScheduleUpgrade, SetValidators
+from consensus.types import Height
 from node.api.payloads import decode_payload, payload_adapter
 from node.cli.main import app
 from node.keystore import create_account_key, load_account_key
@@ -108,3 +110,27 @@ def test_wrong_proposals_are_refused_with_their_remedy(served: Served, config: P
         app, ["governance", "approve", str(path), "--config", str(config), "--api", served.url]
     )
     assert "propose it again" in stale.stderr
+
+
+def test_an_upgrade_is_proposed_with_notice_and_for_known_versions(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "upgrade.json"
+
+    def schedule(*arguments: str) -> Result:
+        command = ["governance", "schedule-upgrade", *arguments, "-o", str(path), "--api", served.url]
+        return runner.invoke(app, command)
+
+    near = schedule("2", "1000")
+    assert near.exit_code == 1
+    assert "--min-delay" in near.stderr
+    unknown = schedule("99", "9000")
+    assert unknown.exit_code == 1
+    assert "install a release" in " ".join(unknown.stderr.split())
+    assert not path.exists()
+    made = schedule("2", "9000")
+    assert made.exit_code == 0, made.stderr
+    assert read(path).governance.action == ScheduleUpgrade(2, Height(9_000))
+    none = runner.invoke(
+        app, ["governance", "cancel-upgrade", "-o", str(tmp_path / "cancel.json"), "--api", served.url]
+    )
+    assert none.exit_code == 1
+    assert "no upgrade is scheduled" in none.stderr

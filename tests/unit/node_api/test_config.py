@@ -1,13 +1,16 @@
 """Settings: file, environment, and refusals that name the field and the remedy."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
-from node.config import ConfigError, NodeConfig, Role
+from node.cli.main import app
+from node.config import ConfigError, NodeConfig, Role, find_origins
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 BASE = {
@@ -113,3 +116,61 @@ def test_every_setting_is_in_the_commented_example() -> None:
         for inner in (value if isinstance(value, dict) else [name])
     }
     assert written == get_settings(NodeConfig)
+
+
+def test_flags_go_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BMIF_API__PORT", "9000")
+    monkeypatch.setenv("BMIF_PEER__PEERS", '["node2:8102"]')
+    path = write(tmp_path, api={"port": 7000, "posts_per_minute": 60}, workers=2)
+    flags = ["api.port=9100", "roles=[miner]", "workers=3", 'peer.advertise="[::1]:7"']
+    config = NodeConfig.load(path, flags)
+    assert (config.api.port, config.api.posts_per_minute, config.workers) == (9100, 60, 3)
+    assert (config.roles, config.peer.peers) == ({Role.MINER}, ("node2:8102",))
+    origins = find_origins(path, flags)
+    assert origins["api.port"] == origins["roles"] == origins["workers"] == "flag"
+    assert (origins["peer.peers"], origins["api.posts_per_minute"]) == ("environment", "file")
+    assert "api.host" not in origins
+
+
+@pytest.mark.parametrize(
+    ("flag", "field", "words"),
+    [
+        ("workers", "workers", "--set section.field=value"),
+        ("=3", "=3", "--set section.field=value"),
+        ("api..port=1", "api..port=1", "--set section.field=value"),
+        ("api.port=[", "api.port", "is not YAML"),
+        ("api.prot=1", "api.prot", "Did you mean `port`"),
+        ("api=3", "api", "Correct `api`"),
+        ("workers=0", "workers", "BMIF_WORKERS"),
+    ],
+)
+def test_a_wrong_flag_is_named(tmp_path: Path, flag: str, field: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NodeConfig.load(write(tmp_path), [flag])
+    problem = caught.value.problems[0]
+    assert problem.field == field
+    assert words in str(problem)
+
+
+def test_a_variable_that_is_no_json_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BMIF_ROLES", "miner")
+    with pytest.raises(ConfigError, match="BMIF_ROLES is not JSON"):
+        NodeConfig.load(write(tmp_path))
+
+
+def test_the_settings_in_force_are_shown_with_their_origin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BMIF_WORKERS", "3")
+    arguments = ["config", "show", "-c", str(write(tmp_path)), "--set", "api.port=9100", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    shown = json.loads(done.stdout)
+    assert shown["api.port"] == {"value": 9100, "origin": "flag"}
+    assert shown["workers"] == {"value": 3, "origin": "environment"}
+    assert shown["name"] == {"value": "node1", "origin": "file"}
+    assert shown["log.level"] == {"value": "info", "origin": "default"}
+    assert set(shown) == get_settings(NodeConfig)
+    table = CliRunner().invoke(app, arguments[:-1])
+    assert table.exit_code == 0
+    assert "9100" in table.stdout

@@ -1,11 +1,18 @@
 """The event bus: order, replay, bounded memory, readers that learn what they missed."""
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 
-from consensus.types import Millis
+from consensus.federations import SubmitUpdate
+from consensus.task import Transfer
+from consensus.transaction import sign_transaction
+from consensus.types import ZERO_HASH, Amount, Millis
+from node.announcer import build_federation, get_federation
 from node.events import EventBus, EventKind
+from tests.unit.node_api.fakes import BLOB, MINER, FakeNode
 
 START = Millis(1_000)
 
@@ -85,3 +92,24 @@ async def test_a_reader_from_before_a_restart_gets_the_gap_at_once() -> None:
 def test_history_must_hold_something() -> None:
     with pytest.raises(ValueError, match="history"):
         EventBus(0, START)
+
+
+def test_a_federations_event_says_where_its_round_stands(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path)
+    block = node.records[-1].block
+    data = build_federation(node.federation, block, node.state)
+    record = node.state.get_federation(node.federation)
+    assert record is not None
+    assert (data["federation"], data["height"]) == (node.federation.hex(), block.header.height)
+    assert (data["status"], data["round"]) == (record.status.value, record.round.number)
+    assert data["last_ended"] is None or set(data["last_ended"]) == {"round", "outcome"}
+    json.dumps(data)
+    assert build_federation(ZERO_HASH, block, node.state) == {
+        "federation": ZERO_HASH.hex(),
+        "height": block.header.height,
+    }
+    submit = SubmitUpdate(node.federation, 1, BLOB)
+    assert get_federation(sign_transaction(MINER, node.chain_id, 0, submit)) == node.federation
+    assert (
+        get_federation(sign_transaction(MINER, node.chain_id, 0, Transfer(MINER.address, Amount(1)))) is None
+    )

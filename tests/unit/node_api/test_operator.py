@@ -123,3 +123,12 @@ async def test_a_blob_that_is_nowhere(operator: TestClient) -> None:
     assert (await operator.get(f"/v1/operator/blobs/{root}?length=x", headers=AUTH)).status == 400
     assert (await operator.get(f"/v1/operator/blobs/{root}?length=5", headers=AUTH)).status == 409
     assert (await operator.get(f"/v1/operator/blobs/{root}/info", headers=AUTH)).status == 404
+
+
+async def test_a_snapshot_of_the_ledger_is_streamed(operator: TestClient) -> None:
+    response = await operator.get("/v1/operator/ledger/snapshot", headers=AUTH)
+    assert (response.status, await response.read()) == (200, b"bmif snapshot")
+    for query, status in (("height=0", 400), ("height=x", 400), ("height=5", 409)):
+        refused = await operator.get(f"/v1/operator/ledger/snapshot?{query}", headers=AUTH)
+        assert refused.status == status
+        assert (await refused.json())["remedy"]

@@ -27,6 +27,8 @@ ACTIONS: tuple[judging.Action, ...] = (
     judging.SetOrganisation(Address(HASH), ""),
     judging.Reinstate("lab"),
     judging.Grant(Address(HASH), Amount(3)),
+    judging.ScheduleUpgrade(2, Height(9_000)),
+    judging.CancelUpgrade(2, Height(9_000)),
 )
 PAYLOADS: tuple[Payload, ...] = (
     core.Transfer(Address(HASH), Amount(2**63 - 1)),

@@ -12,7 +12,8 @@ from consensus.task import Transfer
 from consensus.transaction import sign_transaction
 from consensus.tree import Proof, ProofLeaf, ProofStep, verify_proof
 from consensus.types import ZERO_HASH, Address, Amount, Hash32, Millis
-from node.api.view import Readiness
+from consensus.vote import Checkpoint
+from node.api.view import Criterion, Readiness
 from tests.unit.node_api.fakes import CUSTODY, MINER, FakeNode
 
 
@@ -62,6 +63,40 @@ async def test_immutable_answers_are_cached_by_etag(api: TestClient, node: FakeN
     assert again.status == 304
     assert await again.read() == b""
     assert "immutable" not in (await api.get("/v1/blocks/head")).headers["Cache-Control"]
+
+
+async def test_a_final_transaction_never_changes(api: TestClient, node: FakeNode) -> None:
+    found = node.openings[0]
+    path = f"/v1/transactions/{found.transaction.hex()}"
+    waiting = await api.get(path)
+    assert waiting.headers["Cache-Control"] == "no-cache"
+    node.state = node.state.with_finality(
+        replace(node.state.get_finality(), finalized=Checkpoint(found.height, found.block))
+    )
+    final = await api.get(path)
+    assert await final.json() == await waiting.json()
+    assert "immutable" in final.headers["Cache-Control"]
+    again = await api.get(path, headers={"If-None-Match": f'"x", {final.headers["ETag"]}'})
+    assert (again.status, await again.read()) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/status", "/v1/blocks", "/v1/tasks", "/v1/validators", "/v1/accounts/" + "07" * 32]
+)
+async def test_what_changes_is_asked_for_by_its_etag(api: TestClient, node: FakeNode, path: str) -> None:
+    first = await api.get(path)
+    assert first.headers["ETag"].startswith('W/"')
+    assert first.headers["Cache-Control"] == "no-cache"
+    known = {"If-None-Match": first.headers["ETag"]}
+    again = await api.get(path, headers=known)
+    assert (again.status, await again.read()) == (304, b"")
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert (await api.get(path, headers={"If-None-Match": 'W/"other"'})).status == 200
+    assert (await api.get(f"{path}?nothing=1", headers=known)).status == 400
+    node.grow()
+    node.state = node.state.with_jailed((MINER.address,))
+    changed = await api.get(path, headers=known)
+    assert changed.status == (304 if "tasks" in path else 200)
 
 
 async def test_transaction_goes_from_mempool_to_chain(api: TestClient, node: FakeNode) -> None:
@@ -179,9 +214,18 @@ async def test_milestones_come_with_their_verdicts(api: TestClient, node: FakeNo
 async def test_health_and_metrics(api: TestClient, node: FakeNode) -> None:
     assert (await get(api, "/livez"))["live"] is True
     assert (await get(api, "/readyz"))["ready"] is True
-    node.ready = Readiness(False, ("12 blocks behind",))
+    lag = Criterion("lag", False, "12 blocks behind")
+    node.ready = Readiness(False, ("12 blocks behind",), (lag,))
     problem = await get(api, "/readyz", 503)
     assert problem["detail"] == "12 blocks behind"
+    assert problem["criteria"] == [
+        {"name": "lag", "ok": False, "blocking": True, "detail": "12 blocks behind"}
+    ]
+    node.ready = Readiness(True, (), (replace(lag, ok=True),))
+    assert (await get(api, "/readyz"))["criteria"][0]["name"] == "lag"
+    for path in ("/readyz", "/livez"):
+        head = await api.head(path)
+        assert (head.status, await head.read()) == (200, b"")
     text = await (await api.get("/metrics")).text()
     assert f"bmif_head_height {len(node.records) - 1}.0" in text
     assert f'bmif_task_loss{{task="{node.task.hex()}"}} 1.5' in text

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import socket
 
 import pytest
 from aiohttp.test_utils import TestClient
 
 from node.api.client import ApiError, Client
+from node.api.sse import STREAMS, EventEncoder
 from node.events import EventKind
 from tests.unit.node_api.fakes import START, FakeNode
 
@@ -88,3 +90,38 @@ async def test_the_client_follows_events_and_reads_problems(api: TestClient, nod
     async with Client("http://127.0.0.1:9", timeout_s=2) as client:
         with pytest.raises(ApiError, match="Is the node running"):
             await client.get_status()
+
+
+async def test_a_reader_that_never_reads_is_dropped_and_the_others_go_on(
+    api: TestClient, node: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "node.api.sse")
+    reader = await api.get("/v1/events")
+    url = api.make_url("/v1/events")
+    with socket.socket() as idle:
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idle.connect((url.host, url.port))
+        idle.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        # More than both sockets and the transport hold.
+        sent, large = 0, "x" * 8_192
+        async with asyncio.timeout(20):
+            while "is dropped" not in caplog.text:
+                node.events.publish(EventKind.TASK, START, {"text": large})
+                sent += 1
+                await read_events(reader, 1)
+        assert len(api.server.app[STREAMS]) == 1
+    assert sent > 8
+    node.events.publish(EventKind.HEAD, START, {"height": 9})
+    assert [event["event"] for event in await read_events(reader, 1)] == ["head"]
+    reader.close()
+
+
+def test_an_event_is_encoded_once(node: FakeNode) -> None:
+    encoder = EventEncoder(kept=2)
+    events = [node.events.publish(EventKind.HEAD, START, {"height": height}) for height in range(3)]
+    first = encoder.encode(events[0])
+    assert encoder.encode(events[0]) is first
+    encoder.encode(events[1])
+    encoder.encode(events[2])
+    assert encoder.encode(events[0]) is not first
+    assert encoder.encode(events[0]) == first

@@ -1,0 +1,39 @@
+"""What a worker process runs around its jobs. It imports little: every worker loads this first."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from typing import Generic, TypeVar
+
+R = TypeVar("R")
+
+
+class WorkerCall(Generic[R]):
+    """A picklable call with keyword arguments."""
+
+    def __init__(self, job: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        self.job, self.args, self.kwargs = job, args, kwargs
+
+    def __call__(self) -> tuple[R, float]:
+        """What the job returns, and its seconds without those that it waited."""
+        start = time.perf_counter()
+        return self.job(*self.args, **self.kwargs), time.perf_counter() - start
+
+
+def initialise_worker(niceness: int) -> None:
+    """Of a pool's processes: end with the node, yield to it, one thread each."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.nice(niceness)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def _die_with_parent() -> None:
+    """A worker of a node that was killed would wait for jobs for ever, with all its memory."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
