@@ -22,8 +22,10 @@ from consensus.federations import (
 from consensus.state import State
 from consensus.task import Milestone
 from consensus.types import ZERO_HASH, Amount, Hash32, Millis
+from node.custody_keys import build_folder
 from node.federation_custody import FederationCustody
 from node.federator import Federator
+from node.keystore_files import write_private_file
 from node.ledger.level import LevelStore
 from node.settings import FederationSettings
 from tests.integration.cluster import PARAMS, Cluster, Disk, Peer
@@ -175,6 +177,10 @@ class FederationCluster(Cluster):
             ladder=(Milestone(200, Amount(1_000)), Milestone(10, Amount(500))),
             deadline=Millis(self.clock.now_ms() + round(1000 * life_s)),
         )
+        # The custody looks at its secrets before it opens, though nothing is encrypted here.
+        keys = build_folder(self.directory / f"node{CUSTODY}", "federations", payload.keys.root.hex())
+        for path, _ in keys.files:
+            write_private_file(path, bytes(32))
         self.federation = self[CUSTODY].send(payload)
         await self.wait_until(
             lambda: all(

@@ -153,7 +153,7 @@ def test_another_organisations_certificate_is_found(net: Testnet, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_training_batch_is_timed(net: Testnet) -> None:
+    # What else is found (a port in use, little memory beside other tests) is not this test's matter.
     done = call("preflight", "-c", str(net.get_config_path("node2")), "--json")
-    assert done.exit_code == 0, done.output
     (found,) = [f for f in json.loads(done.stdout) if f["check"] == "training"]
-    assert "patches/s" in found["detail"]
+    assert "patches/s" in found["detail"], done.output
