@@ -22,6 +22,7 @@ from consensus.federations import (
 from consensus.state import State
 from consensus.task import Milestone
 from consensus.types import ZERO_HASH, Amount, Hash32, Millis
+from node.announcer import EventAnnouncer
 from node.custody_keys import build_folder
 from node.federation_custody import FederationCustody
 from node.federator import Federator
@@ -61,6 +62,7 @@ class FederationPeer(Peer):
         opener = replace(work, log=cluster.log)
         self.custody = FederationCustody(self.core, home, settings, opener)
         self.idle = cluster.idle
+        EventAnnouncer(self.chain, self.core.events, self.core.clock)
 
     async def run(self) -> None:
         try:
