@@ -23,7 +23,7 @@ from node.cluster import ClusterPool, ClusterUnavailable
 from node.cluster_worker import RemoteJob
 from node.ledger.chainstore import Ledger
 from node.tasks import TaskDefinition
-from node.worker import WorkerCall, initialise_worker
+from node.worker import WorkerCall, initialise_worker, limit_threads
 from workloads import base
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class WorkerPool:
 
     def _get(self) -> Executor:
         if self._executor is None:
+            limit_threads()
             self._executor = ProcessPoolExecutor(
                 self._workers,
                 mp_context=multiprocessing.get_context("spawn"),

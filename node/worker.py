@@ -23,12 +23,20 @@ class WorkerCall(Generic[R]):
         return self.job(*self.args, **self.kwargs), time.perf_counter() - start
 
 
-def initialise_worker(niceness: int) -> None:
-    """Of a pool's processes: end with the node, yield to it, one thread each."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    os.nice(niceness)
+def limit_threads() -> None:
+    """One thread for each process that this one starts: workers are one a core, and threads inside them would
+    only wait for each other (two workers took longer than one).
+
+    Not for a worker to do: it first imports the main module, and with it libraries that read this once.
+    """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
+
+
+def initialise_worker(niceness: int) -> None:
+    """Of a pool's processes: end with the node, and yield to it."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.nice(niceness)
 
 
 def _die_with_parent() -> None:

@@ -51,6 +51,7 @@ from node.cli.common import (
 )
 from node.clock import SystemClock
 from node.tasks import TaskDefinition
+from node.worker import limit_threads
 
 _ANY_SIZE = replace(ChainParams(), max_body_bytes=2**31, max_transactions=2**31)
 """What an API's JSON could hold: sizes are a rule of the chain, not of what is audited here."""
@@ -199,6 +200,7 @@ def audit(
         folder.mkdir(parents=True, exist_ok=True)
         chain_id = Hash32(bytes.fromhex(client.call(client.api.get_status()).chain_id))
         source = ApiSource(client, chain_id, folder)
+        limit_threads()
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as executor, _show(json) as report:
             auditor = Auditor(chain_id, source, executor, Path(scratch), SystemClock())

@@ -19,6 +19,7 @@ from node.cli.common import (
     print_table,
 )
 from node.preflight import Finding, Level, check_all
+from node.worker import limit_threads
 
 if TYPE_CHECKING:
     from workloads.rehearsal import Rehearsal
@@ -73,6 +74,7 @@ def _rehearse() -> "Rehearsal":
     """In a process of its own, which ends with the keys that it made."""
     # Imported by name in the child: this process needs no encryption library.
     with tempfile.TemporaryDirectory(prefix="bmif-preflight-") as folder:
+        limit_threads()
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             return pool.submit(_run, Path(folder)).result()
