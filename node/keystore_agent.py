@@ -75,6 +75,8 @@ def _exchange(line: str, path: Path | None = None) -> str | None:
         try:
             connection.sendall(line.encode() + b"\n")
             return _read_line(connection)
+        except (BrokenPipeError, ConnectionResetError):
+            return None  # it had been told to stop, and ended before it came to this line
         except OSError as error:
             raise AgentError(f"the agent at {path} does not answer: {error}") from error
 
