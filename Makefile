@@ -100,9 +100,10 @@ $(AUDIT)/runtime.txt: requirements.lock scripts/setup.py $(AUDIT)/.done
 	sed -n -e 's/^TORCH = "\(.*\)"/torch==\1/p' -e 's/^PYFHEL = "\(.*\)"/pyfhel==\1 \\/p' \
 	  -e 's/^PYFHEL_SDIST_SHA256 = "\(.*\)"/    --hash=sha256:\1/p' scripts/setup.py >> $@
 
-sbom: $(AUDIT)/runtime.txt  ## What the runtime is made of, as CycloneDX JSON, validated (SBOM=out/sbom.json)
+sbom: $(AUDIT)/runtime.txt  ## What the runtime is made of, as CycloneDX JSON, validated and compared with the lock (SBOM=out/sbom.json)
 	mkdir -p $(dir $(SBOM))
 	$(AUDIT)/bin/cyclonedx-py requirements --output-reproducible --validate -o $(SBOM) $(AUDIT)/runtime.txt
+	$(PYTHON) scripts/sbom_check.py $(SBOM)
 
 audit: $(AUDIT)/runtime.txt  ## Known weaknesses of what is locked; asks the advisory service, so it is not part of CI
 	@for lock in $(AUDIT)/runtime.txt requirements-dev.lock; do \
