@@ -131,11 +131,13 @@ class CustodyKeys:
 
 
 def make_sealing_key(directory: Path, *, encrypted: bool) -> SealingKey | None:
-    """What new keys are sealed with: the custody's passphrase, where one is set or `encrypted` wants one.
+    """What new keys are sealed with: the custody's passphrase, where one is set, or wanted by `encrypted` or
+    because keys of the directory are sealed already.
 
     Raises: KeyFileError if there is none, or it does not open what is sealed already.
     """
-    if not encrypted and find_passphrase(Purpose.CUSTODY) is None:
+    is_wanted = encrypted or any(folder.is_sealed for folder in find_folders(directory))
+    if not is_wanted and find_passphrase(Purpose.CUSTODY) is None:
         return None
     CustodyKeys(directory).check()
     passphrase = get_new_passphrase(Purpose.CUSTODY, "the custody's keys")

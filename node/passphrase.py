@@ -138,9 +138,17 @@ def _ask(prompt: str) -> Passphrase:
     raise PassphraseError("no passphrase was given")
 
 
-def get_passphrase(purpose: Purpose, what: str) -> Passphrase:
+def _ask_twice(prompt: str, remedy: str) -> Passphrase:
+    found = _ask(prompt)
+    if _ask("the same again").reveal() != found.reveal():
+        raise PassphraseError(f"the two differ; {remedy}")
+    return found
+
+
+def get_passphrase(purpose: Purpose, what: str, *, twice: bool = False) -> Passphrase:
     """The passphrase that opens `what`; asked for on a terminal where no other source has it.
 
+    `twice`: there it is asked for twice, because nothing is at hand on which it could be tried.
     Raises: PassphraseError with the remedy.
     """
     found = find_passphrase(purpose)
@@ -152,7 +160,8 @@ def get_passphrase(purpose: Purpose, what: str) -> Passphrase:
             f"service manager the credential {purpose.credential}, or start `bmif keys agent`"
         )
     # Kept, so that a node asks once for all its keys.
-    _taken[purpose] = _ask(f"passphrase of {what}")
+    prompt = f"passphrase of {what}"
+    _taken[purpose] = _ask_twice(prompt, "start again") if twice else _ask(prompt)
     return _taken[purpose]
 
 
@@ -168,9 +177,7 @@ def get_new_passphrase(purpose: Purpose, what: str, *, ask: bool = False) -> Pas
                 f"{what} needs a new passphrase: name a file that holds it by {purpose.variable}_FILE, or "
                 "run this on a terminal"
             )
-        found = _ask(f"new passphrase of {what}")
-        if _ask("the same again").reveal() != found.reveal():
-            raise PassphraseError("the two differ; nothing is changed")
+        found = _ask_twice(f"new passphrase of {what}", "nothing is changed")
     check_new(found)
     return found
 

@@ -1,5 +1,6 @@
 """`bmif custody`: the keys of tasks and federations at rest: passphrase, backup, escrow by shares."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -175,6 +176,8 @@ def _restore(archive: Path, key: SealingKey, config: Path | None, json: bool) ->
     sealing = make_sealing_key(settings.custody_dir, encrypted=settings.custody.encrypted)
     folders = restore_entries(entries, settings.custody_dir, sealing)
     _report([f"{item.place}/{item.root}" for item in folders], "restored", json)
+    if sealing is None:
+        err.print("They are kept plain; `bmif custody encrypt` seals them", markup=False, soft_wrap=True)
     if not json:
         err.print(
             "Before this custody opens anything: docs/OPERATIONS.md, *Backup of a custody*", markup=False
@@ -237,6 +240,8 @@ def _load_share(text: str) -> tuple[str, Share]:
     if path.is_file():
         words = read_private_file(path).decode("utf-8", "replace")
         return text, parse_share(words, text)
+    if re.fullmatch(r"\S*[./]\S*", text):  # signs that the letters of a share do not have
+        raise CliError(f"{text}: there is no such file; give a share's file, or its letters in quotes")
     name = f"{text[:11]}..." if len(text) > 20 else text
     return name, parse_share(text, name)
 

@@ -150,9 +150,13 @@ def passphrase(
 
 
 def _ask_all(purposes: list[Purpose], path: Path | None) -> dict[str, bytes]:
-    held = {item.value: get_passphrase(item, f"{item.value} keys").reveal() for item in purposes}
-    if path is not None and Purpose.NODE in purposes:
-        load_account_key(path)  # a mistyped passphrase shows now, not at the node's next start
+    """A mistyped passphrase shows now, not at the next start, or once keys have been sealed with it."""
+    held = {}
+    for item in purposes:
+        tried = path if item is Purpose.NODE else None
+        held[item.value] = get_passphrase(item, f"{item.value} keys", twice=tried is None).reveal()
+        if tried is not None:
+            load_account_key(tried)
     return held
 
 

@@ -90,6 +90,13 @@ def test_a_missing_or_wrong_passphrase_shows_at_the_start(tmp_path: Path, passph
         CustodyKeys(tmp_path).unlock("custody", ROOT)
 
 
+def test_new_keys_beside_sealed_ones_are_sealed_too(tmp_path: Path) -> None:
+    """Also where no source has the passphrase: then there are no new keys, rather than plain ones."""
+    make(tmp_path, derive_key(GOOD.reveal()))
+    with pytest.raises(KeyFileError, match="BMIF_CUSTODY_PASSPHRASE_FILE"):
+        make_sealing_key(tmp_path, encrypted=False)
+
+
 def test_secrets_open_to_others_are_refused(tmp_path: Path) -> None:
     folder = make(tmp_path, None)
     (folder.path / "noise.key").chmod(0o640)

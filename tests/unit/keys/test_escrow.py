@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +274,30 @@ def test_escrow_and_recover(node: Path, tmp_path: Path) -> None:
     typed = shares[4].read_text()
     assert "restored" in invoke("recover", shares[0], shares[2], typed, "-a", archive)
     check_restored(node)
+
+
+def test_keys_restored_plain_are_said_to_be(
+    node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without the custody's passphrase; beside sealed keys it is asked for."""
+    archive = tmp_path / "one.sealed"
+    invoke("backup", "-o", archive, "--key", "cd")
+    monkeypatch.delenv("BMIF_CUSTODY_PASSPHRASE_FILE")
+    (cdcd,) = (node.parent / "keys" / "federations").iterdir()
+    shutil.rmtree(cdcd)
+    assert "needs a passphrase" in invoke("restore", archive, code=1)
+    lose(node)
+    shown = invoke("restore", archive)
+    assert "restored federations/cdcd" in shown
+    assert "kept plain; `bmif custody encrypt` seals them" in shown
+    assert [entry["protection"] for entry in json.loads(invoke("keys", "--json"))] == ["plain"]
+
+
+def test_a_shares_file_that_is_not_there_is_named(node: Path, tmp_path: Path) -> None:
+    invoke("escrow", "-o", tmp_path / "escrow")
+    given = [*sorted((tmp_path / "escrow").glob("share-*.txt"))[:2], "share-9-of-5.txt"]
+    shown = invoke("recover", *given, "-a", tmp_path / "escrow" / "archive.sealed", code=1)
+    assert "share-9-of-5.txt: there is no such file" in shown
 
 
 def test_passphrases_of_all_keys(node: Path, tmp_path: Path) -> None:

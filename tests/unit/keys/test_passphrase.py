@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from node import keystore_agent, passphrase
 from node.cli.main import app
+from node.keystore import create_account_key
 from node.keystore_agent import Agent, AgentError, ask_agent, get_agent_status, stop_agent
 from node.keystore_files import KeyFileError
 from node.passphrase import PassphraseError, Purpose, find_passphrase, get_passphrase, take_environment
@@ -88,6 +89,44 @@ def test_one_form_of_its_characters(tmp_path: Path) -> None:
 def test_without_a_terminal_nobody_is_asked() -> None:
     with pytest.raises(PassphraseError, match=r"account\.key needs a passphrase"):
         get_passphrase(Purpose.NODE, "account.key")
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A terminal, and what is typed on it."""
+    answers: list[str] = []
+    monkeypatch.setattr(passphrase, "is_terminal", lambda: True)
+    monkeypatch.setattr("getpass.getpass", lambda prompt, stream: answers.pop(0))
+    return answers
+
+
+def test_what_nothing_is_tried_on_is_asked_for_twice(typed: list[str]) -> None:
+    typed += [WORDS, "correct horse battery stable"]
+    with pytest.raises(PassphraseError, match="the two differ"):
+        get_passphrase(Purpose.CUSTODY, "custody keys", twice=True)
+    typed += [WORDS, WORDS]
+    assert get_passphrase(Purpose.CUSTODY, "custody keys", twice=True).reveal().decode() == WORDS
+    assert typed == []
+
+
+def test_the_agent_asks_twice_for_what_it_can_not_try(
+    typed: list[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for the account's, which opens a file; `bmif custody encrypt` would seal with a mistyped one."""
+    account = tmp_path / "account.key"
+    create_account_key(account, passphrase.build_passphrase(WORDS, "test"))
+    served: list[dict[str, bytes]] = []
+    monkeypatch.setattr(Agent, "run", lambda agent: served.append(agent._passphrases))
+    monkeypatch.setattr("node.cli.keys.protect_process", lambda: None)
+    command = ["keys", "agent", str(account), "--for", "node", "--for", "custody"]
+    typed += [WORDS, "the custody's own words", "the custody's other words"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
+    assert "the two differ" in " ".join(refused.output.split())
+    passphrase._taken.clear()
+    typed += [WORDS, "the custody's own words", "the custody's own words"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert served == [{"node": WORDS.encode(), "custody": b"the custody's own words"}]
 
 
 @contextmanager
