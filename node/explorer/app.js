@@ -3,7 +3,7 @@
 import { accountPage, accounts } from "./accounts.js";
 import { ApiError, get } from "./api.js";
 import { block, blocks, mempool, overview, search, transaction } from "./chain.js";
-import { h, morph } from "./dom.js";
+import { h, markScrolling, morph } from "./dom.js";
 import { absolute, count, relative, shorten } from "./format.js";
 import { follow } from "./live.js";
 import { federation, federations, inference, inferenceModel, job } from "./others.js";
@@ -122,6 +122,7 @@ function buildPage(heading, content) {
 
 function settle(heading, content, isFirst) {
   main.replaceChildren(...buildPage(heading, content).childNodes);
+  markScrolling(main);
   main.removeAttribute("aria-busy");
   document.title = `${heading} – bmif explorer`;
   if (!isFirst) {
@@ -137,6 +138,7 @@ function render() {
   const fresh = buildPage(heading, page.view(data, getWidth()));
   for (const { name, value } of main.attributes) fresh.setAttribute(name, value);
   morph(main, fresh);
+  markScrolling(main);
   document.title = `${heading} – bmif explorer`;
 }
 
@@ -315,8 +317,10 @@ find("search").addEventListener("submit", (event) => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
 window.addEventListener("hashchange", () => show(false));
 document.addEventListener("visibilitychange", () => !document.hidden && refresh());
+document.addEventListener("toggle", () => markScrolling(main), { capture: true });
 let width = 0;
 new ResizeObserver(() => {
+  markScrolling(main);
   if (getWidth() === width) return;
   width = getWidth();
   render();

@@ -29,14 +29,29 @@ export function s(tag, attributes, ...children) {
 }
 
 const KEPT = new Set(["open", "data-width"]);
+const MEASURED = ["tabindex", "role", "aria-label"];
+
+function isKept(element, name) {
+  return KEPT.has(name) || (MEASURED.includes(name) && element.classList.contains("scroll"));
+}
+
+/** Where a table is wider than its place, the keyboard reaches it, and it has a name; elsewhere it is no stop. */
+export function markScrolling(root) {
+  for (const element of root.querySelectorAll(".scroll")) {
+    if (element.scrollWidth > element.clientWidth) {
+      const label = element.querySelector("caption")?.textContent ?? "Table";
+      assign(element, { tabindex: "0", role: "region", "aria-label": label });
+    } else MEASURED.forEach((name) => element.removeAttribute(name));
+  }
+}
 
 /** Makes `old` look like `fresh` and keeps the elements that are there: focus, selection, what is unfolded. */
 export function morph(old, fresh) {
   for (const { name } of [...old.attributes]) {
-    if (!fresh.hasAttribute(name) && !KEPT.has(name)) old.removeAttribute(name);
+    if (!fresh.hasAttribute(name) && !isKept(old, name)) old.removeAttribute(name);
   }
   for (const { name, value } of [...fresh.attributes]) {
-    if (!KEPT.has(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
+    if (!isKept(old, name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   const before = [...old.childNodes];
   const after = [...fresh.childNodes];

@@ -31,6 +31,15 @@ for (const e of document.querySelectorAll("table")) {
   for (const head of e.querySelectorAll("th")) if (!head.scope) say("no scope", head);
 }
 
+// What scrolls sideways is a stop of the keyboard and has a name; what does not is no stop.
+for (const e of document.querySelectorAll("body *")) {
+  const scrolls = /auto|scroll/.test(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth;
+  if (e.matches("input, textarea, progress") || !shown(e)) continue;
+  const isStop = e.tabIndex === 0 && e.getAttribute("role") === "region" && Boolean(e.getAttribute("aria-label"));
+  if (scrolls && !isStop) say("scrolls without a stop", e);
+  if (!scrolls && e.matches(".scroll[tabindex], .scroll[role]")) say("a stop that does not scroll", e);
+}
+
 // Ids are unique; landmarks are there; the language is named.
 const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
 if (new Set(ids).size !== ids.length) found.push("ids are not unique");

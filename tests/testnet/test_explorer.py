@@ -27,7 +27,8 @@ from tests.unit.node_api.test_explorer import give_model
 
 pytestmark = pytest.mark.slow
 
-NARROW, WIDE = 360, 1600
+NARROW, SCROLLING, WIDE = 360, 740, 1600
+"""Widths of a window: of a phone; where tables are tables still, but wider than their place; of a screen."""
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 LISTS = ("#/", "#/blocks", "#/tasks", "#/validators", "#/accounts", "#/inference", "#/federations", "#/peers")
 
@@ -332,19 +333,20 @@ def test_jobs_and_federations_have_pages(scene: Scene, tmp_path: Path) -> None:
         assert "differs" in text
         check_accessible(browser)
         browser.shoot("job-light", 1280)
+        check_widths(browser, "job")
         browser.go("#/inference")
         browser.click("main td[data-label=Model] a")
         browser.wait(lambda: browser.get_text("h1") == "pneumonia", "the model is shown")
         browser.wait_page()
+        check_widths(browser, "model")
+        browser.go("#/inference")
+        check_widths(browser, "inference-jobs")
         browser.go("#/federations")
         browser.click("main td[data-label=Federation] a")
         browser.wait(lambda: "accepted" in browser.get_text(), "the federation and its rounds are shown")
         check_accessible(browser)
         browser.shoot("federation-light", 1280)
-        browser.resize(NARROW)
-        check_narrow(browser, NARROW)
-        browser.shoot(f"federation-{NARROW}", NARROW)
-        browser.resize(1280)
+        check_widths(browser, "federation")
         browser.check_quiet()
 
 
@@ -410,14 +412,50 @@ def test_both_themes_and_every_width_are_legible(scene: Scene, tmp_path: Path) -
             browser.prefer("prefers-color-scheme", theme)
             check_accessible(browser)
             browser.shoot(f"{name}-{theme}", 1280)
-        browser.resize(NARROW)
-        browser.shoot(f"{name}-{NARROW}", NARROW)
-        browser.run("document.querySelectorAll('details').forEach(item => { item.open = true; })")
-        for width in (NARROW, WIDE):
-            browser.resize(width)
-            check_narrow(browser, width)
-        browser.resize(1280)
+        check_widths(browser, name)
     browser.check_quiet()
+
+
+def check_widths(browser: Browser, name: str) -> None:
+    """The page that is shown, at every width and with all unfolded: nothing sticks out, all is reached."""
+    browser.resize(NARROW)
+    for theme in ("dark", "light"):
+        browser.prefer("prefers-color-scheme", theme)
+        browser.shoot(f"{name}-{NARROW}-{theme}", NARROW)
+    browser.run("document.querySelectorAll('details').forEach(item => { item.open = true; })")
+    for width in (NARROW, SCROLLING, WIDE):
+        browser.resize(width)
+        browser.wait(lambda: is_drawn(browser), "it is laid out")
+        browser.shoot(f"{name}-{width}-unfolded", width)
+        check_narrow(browser, width)
+        check_accessible(browser)
+    browser.resize(1280)
+
+
+def is_drawn(browser: Browser) -> bool:
+    """Two frames have passed, so that observers of sizes and of what was unfolded have been told."""
+    script = "const d = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => d(true)))"
+    return bool(browser.driver.execute_async_script(script))  # type: ignore[no-untyped-call]
+
+
+def test_a_table_that_scrolls_is_scrolled_by_keyboard(scene: Scene) -> None:
+    browser = scene.browser
+    browser.open("#/blocks")
+    # A column that can't be made narrower, whatever the chain holds.
+    browser.run(
+        "const s = document.styleSheets[0]; s.insertRule('table { min-width: 90rem; }', s.cssRules.length)"
+    )
+    browser.resize(SCROLLING)
+    browser.wait(lambda: is_drawn(browser), "it is laid out")
+    place = browser.find(".scroll[tabindex='0'][role='region']")
+    assert place.accessible_name == browser.find("caption").get_attribute("textContent")
+    browser.run("arguments[0].focus()", place)
+    place.send_keys(Keys.ARROW_RIGHT)
+    browser.wait(lambda: browser.run("return arguments[0].scrollLeft > 0", place), "it has moved")
+    # A refresh, as by an event of the chain, leaves the reader where they are.
+    browser.run("dispatchEvent(new Event('visibilitychange'))")
+    assert browser.run("return document.activeElement === arguments[0]", place)
+    browser.resize(1280)
 
 
 def test_the_theme_is_chosen_and_kept(scene: Scene) -> None:
