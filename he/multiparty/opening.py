@@ -12,9 +12,10 @@ What is published. Noise is in units of coefficients, made by the caller; `compu
 t - 1 members who tell everything or add nothing, what is left is m + noise of one honest member, m the
 message's coefficient with the ciphertext's own error e, which depends on the secret. The published numbers
 are then within (1/2) ||e / deviation||_2 in statistical distance of the exact sum under the same noise
-(Pinsker, over all numbers published; `compute_distance`): kappa = -log2 of that. The exact sum under that
-noise is what the task's privacy statement is about. Deviations of zero are refused: bare coefficients are
-linear equations in s. A member must answer one question once: with independent noise, k answers have it
+(Pinsker, over all numbers published; `compute_distance`): kappa = -log2 of that. For finding a key, which
+is a search and no decision, much less is lost (Renyi divergence; `compute_lost_bits`). The exact sum under
+that noise is what the task's privacy statement is about. Deviations of zero are refused: bare coefficients
+are linear equations in s. A member must answer one question once: with independent noise, k answers have it
 divided by k^1/2; and nothing here knows a good ciphertext from one made to ask for a coefficient of a share.
 Who calls this checks both.
 """
@@ -263,5 +264,25 @@ def compute_deviation(
 def compute_distance(errors: Sequence[float], deviations: Sequence[float]) -> float:
     """A bound of the statistical distance between integers under Gaussian noise and the same ones moved by
     `errors`: half the norm of errors over deviations (Pinsker's inequality)."""
-    squares = ((error / deviation) ** 2 for error, deviation in zip(errors, deviations, strict=True))
-    return 0.5 * math.sqrt(math.fsum(squares))
+    return 0.5 * math.sqrt(_sum_squares(errors, deviations))
+
+
+def compute_lost_bits(errors: Sequence[float], deviations: Sequence[float], security: int = 128) -> float:
+    """Bits that a search of `security` bits, as for the key, becomes easier by numbers moved by `errors`.
+
+    With D the sum of squares of errors over deviations, the Renyi divergence of order a is a D / 2 and a
+    probability p becomes at most (p exp(a D / 2))^((a - 1) / a): security / a + (a - 1) D / (2 ln 2) bits, at
+    the best order.
+
+    Source: Bai, Lepoint, Roux-Langlois, Sakzad, Stehle, Steinfeld, "Improved security proofs in lattice-based
+    cryptography: using the Renyi divergence rather than the statistical distance", J. Cryptology 2018.
+    """
+    rate = _sum_squares(errors, deviations) / (2 * math.log(2))
+    if rate == 0:
+        return 0.0
+    order = max(math.sqrt(security / rate), 1.0)
+    return security / order + (order - 1) * rate
+
+
+def _sum_squares(errors: Sequence[float], deviations: Sequence[float]) -> float:
+    return math.fsum((error / deviation) ** 2 for error, deviation in zip(errors, deviations, strict=True))
