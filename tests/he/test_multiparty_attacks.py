@@ -269,7 +269,7 @@ def test_a_part_alone_says_nothing(committee: Committee, question: Question) -> 
 def test_openings_of_one_ciphertext_average_fresh_noise_and_not_the_functions(
     committee: Committee, question: Question
 ) -> None:
-    """64 answers with fresh noise are worth an eighth of it; a PRF of the question always answers the same."""
+    """64 answers with fresh noise are worth an eighth of it; a function of the question has one answer."""
     deviation = 2**30
     exact = committee.open((0, 1), question)[0]
     fresh = []
