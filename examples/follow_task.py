@@ -33,6 +33,7 @@ async def follow(url: str, task: str) -> None:
             for verdict in milestone.verdicts:
                 said = "accepts" if verdict.accept else "rejects"
                 print(f"milestone of step {milestone.step}: {verdict.organisation} {said}")
+        print(f"{found.title} is {found.status}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ T = TypeVar("T")
 
 DEADLINE_S = 120.0
 POLL_S = 0.05
-EXPECTED = ("/readyz", "ERR_NETWORK_CHANGED")
-"""A node that is behind on a busy machine says so by a status; containers beside it change the network."""
+EXPECTED = ("/readyz", "ERR_NETWORK_CHANGED", "/preview.png?digest=")
+"""A node that is behind on a busy machine says so by a status; containers beside it change the network; a
+model may be overtaken by the next between the page's reading of its digest and the picture's."""
 SHOTS = "BMIF_SHOTS"
 """Names a folder that pictures of the pages go to."""
 REMEDY = "apt-get install chromium chromium-driver"

@@ -2,16 +2,21 @@
 
 `python -m tests.testnet.newcomer` clones the repository that it lies in, so what is not committed is not
 tried. Images are synthetic DICOM files. Ids are taken from what the commands print, as a reader would. Exit
-status 0: the page is right, and the fused images are there.
+status 0: the page is right, no command took longer than its limit, what is to end with a word did, and the
+fused images are there.
 """
 
 import argparse
+import contextlib
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +30,14 @@ PAGE = ROOT / "docs" / "QUICKSTART.md"
 PLACEHOLDERS = {"draft": "DRAFT", "contribution": "CONTRIBUTION", "task": "TASK"}
 TOLD = re.compile(r"^(draft|contribution|task) ([0-9a-f]{64}),", re.MULTILINE)
 END = "newcomer-status"
+LIMIT_S = 180.0
+LIMITS_S = {"make setup": 600.0, "bmif task watch": 400.0}
+"""Of commands that begin so; others have `LIMIT_S`."""
+CLOSINGS = {
+    "python examples/follow_task.py": "is complete",
+    "python examples/verify_task.py": "proves: complete",
+}
+"""What the last line of commands that begin so must say."""
 
 
 class NewcomerError(Exception):
@@ -42,6 +55,19 @@ def read_commands() -> list[str]:
     ]
 
 
+def get_limit_s(command: str) -> float:
+    return next((limit for begin, limit in LIMITS_S.items() if command.startswith(begin)), LIMIT_S)
+
+
+def check_closing(command: str, output: str) -> None:
+    """Raises: NewcomerError naming a command that did not end with what it is to say."""
+    lines = output.strip().splitlines()
+    for begin, words in CLOSINGS.items():
+        if command.startswith(begin) and (not lines or words not in lines[-1]):
+            last = lines[-1] if lines else "nothing"
+            raise NewcomerError(f"{command}: expected a last line with {words!r}, got {last!r}")
+
+
 class Shell:
     """One bash that keeps its folder and variables from command to command, as a terminal does."""
 
@@ -53,10 +79,34 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
-    def run(self, command: str) -> str:
-        """What the command printed. Raises: NewcomerError if it fails."""
+    def run(self, command: str, limit_s: float) -> str:
+        """What the command printed. Raises: NewcomerError if it fails, or takes longer."""
+        over = threading.Event()
+
+        def end() -> None:
+            over.set()
+            self._kill()
+
+        timer = threading.Timer(limit_s, end)
+        timer.start()
+        try:
+            return self._run(command)
+        except (NewcomerError, BrokenPipeError) as error:
+            if over.is_set():
+                raise NewcomerError(f"{command}: not done after {limit_s:.0f} s") from error
+            raise
+        finally:
+            timer.cancel()
+
+    def _kill(self) -> None:
+        """End the shell and what it runs; detached nodes are not of its session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _run(self, command: str) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{command} </dev/null\necho {END} $?\n")
@@ -73,8 +123,16 @@ class Shell:
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            self._process.wait(timeout=60)
+        finally:
+            if self._process.stdout is not None:
+                self._process.stdout.close()
 
 
 def bring_images(folder: Path) -> None:
@@ -109,7 +167,8 @@ def follow(folder: Path) -> None:
                 command = re.sub(rf"\b{placeholder}\b", value, command)
             print(f"$ {command}", flush=True)
             started = time.monotonic()
-            output = shell.run(command)
+            output = shell.run(command, get_limit_s(command))
+            check_closing(command, output)
             print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
             ids.update({PLACEHOLDERS[what]: found for what, found in TOLD.findall(output)})
             if command.startswith("cd "):
