@@ -35,6 +35,7 @@ from he.multiparty.keygen import (
 from he.multiparty.known_answer import build_known_answer, list_test_subsets
 from he.multiparty.masking import PairSecrets, compute_pair_secret
 from he.multiparty.member import MemberSecrets
+from he.multiparty.noise import draw_noise
 from he.multiparty.opening import Noise, Question, combine_openings, open_partially
 from he.multiparty.sampling import expand_polynomial
 from he.multiparty.sharing import Piece, combine, share_out
@@ -119,12 +120,12 @@ def run(members: int, threshold: int, repetitions: int) -> list[Row]:
         np.stack([expand_polynomial(params, SEED, b"%d" % number, body.form.level)] * 2)
         for number, body in enumerate(forms)
     )
-    noise = Noise((1,) * len(bodies), (2**30,) * len(bodies))
-    timing, part = measure(
-        lambda: open_partially(key_shares[0], pairs[0], subset, Question(params, bodies), noise, b"bundle"),
-        repetitions,
-    )
+    digest = take("open: digest of the bundle", lambda: Question(params, bodies).digest)
     question = Question(params, bodies)
+    noise = take("open: noise", lambda: draw_noise(SEED, digest, [2**31] * len(bodies)))
+    timing, part = measure(
+        lambda: open_partially(key_shares[0], pairs[0], subset, question, noise, b"bundle"), repetitions
+    )
     note(f"open: part of {len(bodies)} ciphertexts", len(part.encode(question)), timing)
     parts = [
         open_partially(key_shares[place], pairs[place], subset, question, noise, b"bundle")

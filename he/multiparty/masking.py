@@ -56,7 +56,7 @@ class PairSecrets(Hidden):
 
         Raises: MissingKeyError without a secret for a member of `subset`.
         """
-        label = hashlib.sha256(bytes(subset) + b"\0" + question).digest()
+        label = hashlib.sha256(bytes([len(subset), *subset]) + question).digest()
         primes = sorted({prime for row in moduli for prime in row})
         total = {prime: [0] * len(moduli) for prime in primes}
         for other in subset:

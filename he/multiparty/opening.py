@@ -8,16 +8,16 @@ domain, linear in s: each member of a subset T sends, modulo each prime of the c
 
 and c0's part is public. The sum over T is coefficient 0 plus the members' noise; masks cancel.
 
-What is published. Noise is in units of coefficients, made by the caller; `compute_deviation` converts. With
-t - 1 members who tell everything or add nothing, what is left is m + noise of one honest member, m the
-message's coefficient with the ciphertext's own error e, which depends on the secret. The published numbers
-are then within (1/2) ||e / deviation||_2 in statistical distance of the exact sum under the same noise
-(Pinsker, over all numbers published; `compute_distance`): kappa = -log2 of that. For finding a key, which
-is a search and no decision, much less is lost (Renyi divergence; `compute_lost_bits`). The exact sum under
-that noise is what the task's privacy statement is about. Deviations of zero are refused: bare coefficients
-are linear equations in s. A member must answer one question once: with independent noise, k answers have it
-divided by k^1/2; and nothing here knows a good ciphertext from one made to ask for a coefficient of a share.
-Who calls this checks both.
+What is published. Noise is in units of coefficients, the caller's (`he.multiparty.noise` draws it), of a
+deviation that `compute_deviation` converts. With t - 1 members who tell everything or add nothing, what is
+left is m + noise of one honest member, m the message's coefficient with the ciphertext's own error e, which
+depends on the secret. The published numbers are then within (1/2) ||e / deviation||_2 in statistical
+distance of the exact sum under the same noise (Pinsker, over all numbers published; `compute_distance`):
+kappa = -log2 of that. For finding a key, which is a search and no decision, much less is lost (Renyi
+divergence; `compute_lost_bits`). The exact sum under that noise is what the task's privacy statement is
+about. Deviations of zero are refused: bare coefficients are linear equations in s. A member must answer one
+question once: with independent noise, k answers have it divided by k^1/2; and nothing here knows a good
+ciphertext from one made to ask for a coefficient of a share. Who calls this checks both.
 """
 
 import hashlib

@@ -103,6 +103,7 @@ EXEMPT: dict[str, str] = {
     "he.inference:_Forward.get_residues": CHECKED + "he.gate, by `check_tiles`",
     "he.multiparty.known_answer:build_known_answer": CHECKED
     + "he.gate, and what the library has just written",
+    "he.multiparty.noise:_Stream.draw_below": "a stream of ours",
     "he.multiparty.opening:read_bodies": CHECKED + "he.gate",
     "he.multiparty.sampling:_read": OWN + "keys that the library made in the same call",
     "he.multiparty.sampling:expand_uniform": "a stream of ours",

@@ -42,6 +42,7 @@ from he.multiparty.modular import (
     negate,
     subtract,
 )
+from he.multiparty.noise import draw_noise as draw_function
 from he.multiparty.opening import Noise, PartialOpening, Question, combine_openings
 from he.multiparty.ring import Small, invert_transform, lift
 from he.multiparty.sampling import draw_error, draw_ternary, expand_polynomial
@@ -289,7 +290,18 @@ def test_openings_of_one_ciphertext_average_fresh_noise_and_not_the_functions(
 def draw_bound(made: Committee, asked: Question, subset: tuple[int, ...], place: int) -> Noise:
     """As a member does: a function of its secret and the question, subset and attempt included."""
     binding = b"step 1, attempt 1" + bytes(subset) + asked.digest
-    return Noise(draw_gaussian(bytes([place]) * 32, binding, 1, 2**30), (2**30,))
+    return draw_function(bytes([place]) * 32, binding, [2**30])
+
+
+def test_noise_in_doubles_would_leave_low_bits_bare() -> None:
+    """At the deviations of coefficients at two primes: m + noise modulo 64 is then m modulo 64, through any
+    noise. Drawn in integers every bit is noise."""
+    deviation = 2**61
+    coarse = draw_gaussian(bytes(32), b"question", 64, deviation)
+    exact = draw_function(bytes(32), b"question", [deviation] * 64).values
+    bare = [sum(value % 64 == 0 for value in values) for values in (coarse, exact)]
+    assert bare[0] > 50
+    assert bare[1] < 10
 
 
 def test_noise_of_two_subsets_does_not_cancel(committee: Committee, question: Question) -> None:
