@@ -283,11 +283,49 @@ def test_blobs_survive_reopening_and_strays_are_cleared(tmp_path: Path) -> None:
     assert {path.name for path in directory.iterdir()} == {ref.root.hex(), f"{ref.root.hex()}.manifest"}
 
 
-def test_roots_name_nothing_outside_the_folder(store: BlobStore) -> None:
-    for root in (b"", b"../../etc/passwd", b"\x00" * 31):
+@pytest.mark.parametrize(
+    "name", [b"", b".", b"..", b"../canary", b"../../etc/passwd", b"/etc/passwd", b"\x00" * 31, b"a" * 33]
+)
+def test_roots_name_nothing_outside_the_folder(store: BlobStore, tmp_path: Path, name: bytes) -> None:
+    """A root that is no hash is refused, or names nothing, whatever is done with it."""
+    for canary in (tmp_path / "canary", tmp_path / "canary.manifest", tmp_path / "canary.part"):
+        canary.write_bytes(b"canary")
+    root = Hash32(name)
+    for refused in (
+        lambda: store.get_manifest(root),
+        lambda: store.get_info(root),
+        lambda: store.discard_partial(root),
+        lambda: store.open_partial(Manifest(BlobRef(root, 1), (Hash32(bytes(32)),))),
+    ):
         with pytest.raises(BlobError, match="32 bytes"):
-            store.get_manifest(Hash32(root))
-        assert store.get_path(Hash32(root)) is None
+            refused()
+    assert not store.has(root)
+    assert store.get_ref(root) is None
+    assert store.get_path(root) is None
+    assert store.read_chunk(root, 0) is None
+    assert store.verify(root) == ()
+    assert not store.remove(root)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "blobs",
+        "canary",
+        "canary.manifest",
+        "canary.part",
+    ]
+    assert all(path.read_bytes() == b"canary" for path in tmp_path.glob("canary*"))
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["A" * 64, "a" * 63, "a" * 65, "a" * 63 + " ", "a" * 63 + "\n", "\uff11" * 64, "..canary", "-rf"]
+)
+def test_a_file_whose_name_is_no_root_is_no_blob(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "blobs"
+    BlobStore(directory)
+    (directory / name).write_bytes(b"put here by somebody")
+    store = BlobStore(directory)
+    assert store.get_refs() == ()
+    assert store.used_bytes == 0
+    assert (directory / name).read_bytes() == b"put here by somebody"
 
 
 async def test_hashing_leaves_the_event_loop_alone(store: BlobStore, tmp_path: Path) -> None:
