@@ -405,6 +405,18 @@ def test_the_last_to_answer_learns_the_noised_sum_and_no_more(
     assert to_signed(rest) == exact + noise.values[0]
 
 
+def test_two_subsets_for_one_attempt_are_two_openings(committee: Committee, question: Question) -> None:
+    """The holder of share 0 tells member 1 that the subset is (0, 1), and member 2 that it is (0, 2): it has
+    the message under two noises. Nothing here can see that; members take the subset from what all see."""
+    exact = committee.open((0, 1), question)[0]
+    rng = np.random.default_rng(11)
+    for other in (1, 2):
+        noise = draw_noise(rng, [2**30])
+        own = committee.ask(0, (0, other), question, no_noise(question))
+        part = committee.ask(other, (0, other), question, noise)
+        assert combine_openings(question, [own, part])[0] - exact == noise.values[0]
+
+
 def test_a_wrong_share_shows_and_another_subset_opens(committee: Committee, question: Question) -> None:
     """A shift of one residue of a share makes the result a random residue: out of all bounds."""
     exact = committee.open((0, 1), question)[0]

@@ -19,6 +19,7 @@ from he.multiparty.keygen import (
     PublicShare,
     RelinFirst,
     RelinSecond,
+    RelinSum,
     add_relin_first,
     build_public_share,
     build_relin_first,
@@ -163,6 +164,29 @@ def test_a_part_less_is_no_key(committee: Committee) -> None:
     zero = np.zeros((PARAMS.levels, len(PARAMS.primes), PARAMS.ring), dtype=np.uint64)
     with pytest.raises(ParameterError, match="answer an aggregate"):
         combine_relin_keys(PARAMS, total, [RelinSecond(PARAMS, place, zero) for place in range(2)])
+
+
+def test_shares_of_another_preset_are_refused(committee: Committee) -> None:
+    other = get_params("test-4096-60x5", allow_insecure=True)
+    share = build_public_share(committee.secrets[0], SEED)
+    with pytest.raises(ParameterError, match="does not belong"):
+        combine_public_key(other, SEED, [share])
+    total = RelinSum(other, 1, np.zeros((4, 2, 5, other.ring), dtype=np.uint64))
+    with pytest.raises(ParameterError, match="another preset"):
+        build_relin_second(committee.secrets[0], total)
+    with pytest.raises(ParameterError, match="one preset"):
+        build_known_answer(committee.keys[0], RelinKeys(other, b""))
+    small = np.zeros(PARAMS.ring, dtype=np.int8)
+    for place in (-1, 64):
+        with pytest.raises(ParameterError, match="places"):
+            MemberSecrets(PARAMS, place, small, small, bytes(32))
+
+
+def test_old_shares_can_be_forgotten() -> None:
+    share = Committee(PARAMS, 2, 2).shares[0]
+    assert share.residues.any()
+    share.forget()
+    assert not share.residues.any()
 
 
 def test_a_member_answers_one_aggregate_only() -> None:

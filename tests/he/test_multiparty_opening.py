@@ -111,6 +111,14 @@ def test_any_two_of_three_open_the_gradient_sums(opened: Opened) -> None:
     assert collective < 2e-5
 
 
+def test_three_of_three_open_the_same_bundle(opened: Opened) -> None:
+    """The same secrets, shared out with another threshold: keys and ciphertexts don't know of it."""
+    strict = Committee(PARAMS, 3, 3)
+    strict.secrets = opened.committee.secrets
+    expected = opened.committee.open((0, 1), opened.question)
+    assert strict.open((0, 1, 2), opened.question) == expected
+
+
 @pytest.mark.parametrize(("members", "threshold"), [(3, 3), (8, 5)])
 def test_other_committees_open_sums(members: int, threshold: int) -> None:
     """Sums of encryptions under the collective key, without the circuit, which `slow` runs in full."""
