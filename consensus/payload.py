@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass
 
+from consensus.ceremonies import (
+    CommitRound,
+    ConfirmCeremony,
+    CreateCeremony,
+    EndCeremony,
+    RevealRound,
+)
 from consensus.federations import (
     AttestUpdates,
     CloseRound,
@@ -226,4 +233,9 @@ Payload = (
     | JudgeRound
     | SettleRound
     | EndFederation
+    | CreateCeremony
+    | CommitRound
+    | RevealRound
+    | ConfirmCeremony
+    | EndCeremony
 )

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from consensus.ceremonies import CommitRound, ConfirmCeremony, EndCeremony, RevealRound
 from consensus.codec import encode
 from consensus.federations import (
     AttestUpdates,
@@ -164,6 +165,12 @@ def _get_rank(pooled: PooledTransaction) -> tuple[int, int]:
             return 2, 3
         case SettleRound() | EndFederation():
             return 2, 4
+        case RevealRound():
+            return 2, 0
+        case CommitRound() | ConfirmCeremony():
+            return 2, 1
+        case EndCeremony():
+            return 2, 2
         case PublishTask():
             return 1, pooled.transaction.nonce
         case _:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
+from consensus.ceremonies import CreateCeremony
 from consensus.federations import CreateFederation, Participant
 from consensus.jobs import RegisterModel, RequestInference
 from consensus.payload import Payload
@@ -51,7 +52,7 @@ BLOB = BlobRef(Hash32(bytes([7]) * 32), 1_000)
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A testnet with a task that was mined, a model, a job and a federation."""
+    """A testnet with a task that was mined, a model, a job, a federation and a ceremony."""
 
     fleet: Fleet
     values: Mapping[str, tuple[str, ...]]
@@ -64,6 +65,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         task = fleet.publish(Recipe(("0.05:100",), steps=2, batches=1, learning_rate=0.05))
         model, job = _ask(fleet)
         federation = _federate(fleet)
+        ceremony = _gather(fleet)
         fleet.wait_complete(task, "node3")
         client = fleet.api("node3")
         draft = client.call(client.api.get_task(task)).draft
@@ -74,6 +76,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
             "model": (model,),
             "job": (job,),
             "federation": (federation,),
+            "ceremony": (ceremony,),
             "round": ("0",),
             "height": ("1",),
             "block": ("head", "0", "1", block.hash),
@@ -120,6 +123,14 @@ def _federate(fleet: Fleet) -> str:
         Millis(1_000_000), Millis(1_000_000), 100, 5, 10, (Milestone(500, Amount(50)),),
         Millis(now + 10_000_000),
     )  # fmt: skip
+    return _submit(fleet, "node1", create)
+
+
+def _gather(fleet: Fleet) -> str:
+    now = fleet.get_status("node3").head.time
+    addresses = sorted(bytes.fromhex(fleet.get_address(name)) for name in ("node1", "node2", "node3"))
+    members = tuple(Address(address) for address in addresses)
+    create = CreateCeremony("cardiac", "ckks-16384-60x5", members, 2, Millis(now + 10_000_000))
     return _submit(fleet, "node1", create)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from consensus.block import Block, Body, Work
+from consensus.ceremonies import CeremonyCommitment, CeremonyRecord, CeremonyStatus, CreateCeremony
 from consensus.codec import CodecError, decode, encode
 from consensus.crypto import SigningKey, compute_blob_root, compute_chunk_hash
 from consensus.federations import (
@@ -144,6 +145,7 @@ class FakeNode:
         self.verdicts: list[VerdictRecord] = []
         self.model, self.job = Hash32(bytes([5]) * 32), Hash32(bytes([6]) * 32)
         self.federation = Hash32(bytes([4]) * 32)
+        self.ceremony = Hash32(bytes([5]) * 32)
         self._add(Block(build_genesis_header(genesis, self.state), Signature(b""), Body((), None, ())))
         self.task = self._publish()
         for _ in range(blocks - 1):
@@ -207,6 +209,7 @@ class FakeNode:
         self._open(task)
         self._request()
         self._federate()
+        self._gather()
         return task
 
     def _request(self) -> None:
@@ -236,6 +239,16 @@ class FakeNode:
             .with_receipt(self.job, receipt)
             .with_evaluator("hospital-1", EvaluatorRecord(1, 0, 0))
         )
+
+    def _gather(self) -> None:
+        """A ceremony of two: the first round is over, of the second one commitment is there."""
+        members = tuple(sorted((CUSTODY.address, MINER.address)))
+        create = CreateCeremony("cardiac", "ckks-16384-60x5", members, 2, Millis(START + 10_000_000))
+        record = CeremonyRecord(
+            create, Height(1), CeremonyStatus.RUNNING, 1, (CeremonyCommitment(CUSTODY.address, ZERO_HASH),),
+            Height(0), (), ((BLOB, BLOB),), (), None,
+        )  # fmt: skip
+        self.state = self.state.with_new_ceremony(self.ceremony, record)
 
     def _federate(self) -> None:
         """A federation whose first round was accepted and whose second takes updates."""

@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from consensus import federations, jobs
+from consensus import ceremonies, federations, jobs
 from consensus import payload as judging
 from consensus import task as core
 from consensus.params import Validator
@@ -96,6 +96,11 @@ PAYLOADS: tuple[Payload, ...] = (
         (core.Milestone(10, Amount(1)),),
         Millis(11),
     ),
+    ceremonies.CreateCeremony("cardiac", "preset", (Address(ZERO_HASH), Address(HASH)), 2, Millis(3)),
+    ceremonies.CommitRound(HASH, 1, ZERO_HASH),
+    ceremonies.RevealRound(HASH, 1, BLOB, bytes(32)),
+    ceremonies.ConfirmCeremony(HASH, BLOB, BLOB),
+    ceremonies.EndCeremony(HASH),
     federations.SubmitUpdate(HASH, 1, BLOB),
     federations.AttestUpdates(HASH, 1, (HASH,)),
     federations.CloseRound(HASH, 1),

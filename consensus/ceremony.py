@@ -1,0 +1,188 @@
+"""Rules of ceremonies: all commit to a round, then all show it; at the end all confirm the same keys.
+
+A contribution is shown only in a state in which the block with the round's last commitment is final: on
+another fork a member could else commit to something that it chose after it saw what others had shown here.
+Consensus sees roots alone; members check blobs, and give up where one is malformed.
+"""
+
+from dataclasses import replace
+from itertools import pairwise
+
+from consensus.ceremonies import (
+    MAX_MEMBERS,
+    MIN_MEMBERS,
+    ROUNDS,
+    SALT_BYTES,
+    CeremonyCommitment,
+    CeremonyConfirmation,
+    CeremonyRecord,
+    CeremonyReveal,
+    CeremonyStatus,
+    CommitRound,
+    ConfirmCeremony,
+    CreateCeremony,
+    EndCeremony,
+    RevealRound,
+)
+from consensus.context import BlockContext
+from consensus.crypto import hash_domain
+from consensus.errors import InvalidTransaction, Reason
+from consensus.federation import MAX_BLOB_BYTES
+from consensus.publication import MAX_TITLE
+from consensus.state import State
+from consensus.task import BlobRef
+from consensus.types import MAX_TIME_MS, Address, Hash32, Height
+
+
+def _require(condition: bool, reason: Reason, detail: str) -> None:
+    if not condition:
+        raise InvalidTransaction(reason, detail)
+
+
+def compute_commitment(ceremony: Hash32, number: int, member: Address, root: Hash32, salt: bytes) -> Hash32:
+    """What a member commits to: the root of its contribution's blob, under a salt.
+
+    The fields have fixed lengths: 32 bytes each, the round as 8 bytes big-endian.
+    """
+    return hash_domain("ceremony", ceremony + number.to_bytes(8, "big") + member + root + salt)
+
+
+def _check_create(state: State, sender: Address, payload: CreateCeremony, ctx: BlockContext) -> None:
+    def require(condition: bool, field: str) -> None:
+        _require(condition, Reason.CEREMONY_FIELD, field)
+
+    members = payload.members
+    require(0 < len(payload.title) <= MAX_TITLE, "title")
+    require(0 < len(payload.preset) <= MAX_TITLE, "preset")
+    require(MIN_MEMBERS <= len(members) <= MAX_MEMBERS, f"members: {MIN_MEMBERS} to {MAX_MEMBERS}")
+    require(all(a < b for a, b in pairwise(members)), "members: by ascending address, each once")
+    names = {state.get_account(member).organisation for member in members}
+    require("" not in names and len(names) == len(members), "members: one of each organisation")
+    require(sender in members, "members: the sender is none")
+    require(MIN_MEMBERS <= payload.threshold <= len(members), "threshold")
+    require(ctx.time < payload.deadline <= MAX_TIME_MS, "deadline")
+
+
+def apply_create_ceremony(
+    state: State, sender: Address, payload: CreateCeremony, ceremony: Hash32, ctx: BlockContext
+) -> State:
+    """A new ceremony under its transaction's id, in its first round."""
+    _check_create(state, sender, payload, ctx)
+    record = CeremonyRecord(
+        create=payload,
+        height=ctx.height,
+        status=CeremonyStatus.RUNNING,
+        round=0,
+        commitments=(),
+        committed_height=Height(0),
+        reveals=(),
+        contributions=(),
+        confirmations=(),
+        ended_by=None,
+    )
+    return state.with_new_ceremony(ceremony, record)
+
+
+def _get_running(state: State, ceremony: Hash32) -> CeremonyRecord:
+    record = state.get_ceremony(ceremony)
+    if record is None:
+        raise InvalidTransaction(Reason.CEREMONY_UNKNOWN, ceremony.hex())
+    _require(record.status is CeremonyStatus.RUNNING, Reason.CEREMONY_ENDED, record.status)
+    return record
+
+
+def _get_for(state: State, sender: Address, ceremony: Hash32, ctx: BlockContext) -> CeremonyRecord:
+    """The running ceremony, if the sender is a member and there is time."""
+    record = _get_running(state, ceremony)
+    _require(sender in record.create.members, Reason.CEREMONY_MEMBER, sender.hex())
+    _require(ctx.time < record.create.deadline, Reason.CEREMONY_LATE, str(record.create.deadline))
+    return record
+
+
+def _check_round(record: CeremonyRecord, number: int) -> None:
+    detail = f"round {number}, the current is {record.round}"
+    _require(number >= record.round, Reason.ROUND_PAST, detail)
+    _require(number == record.round and number < len(ROUNDS), Reason.ROUND_FUTURE, detail)
+
+
+def apply_commit_round(state: State, sender: Address, payload: CommitRound, ctx: BlockContext) -> State:
+    """A member's commitment; once a round."""
+    record = _get_for(state, sender, payload.ceremony, ctx)
+    _check_round(record, payload.round)
+    is_new = all(item.member != sender for item in record.commitments)
+    _require(is_new, Reason.COMMIT_DOUBLED, sender.hex())
+    commitments = (*record.commitments, CeremonyCommitment(sender, payload.commitment))
+    is_complete = len(commitments) == len(record.create.members)
+    height = ctx.height if is_complete else Height(0)
+    record = replace(record, commitments=commitments, committed_height=height)
+    return state.with_ceremony(payload.ceremony, record)
+
+
+def is_committed(state: State, record: CeremonyRecord) -> bool:
+    """True if all commitments of the current round are there, in blocks that are final."""
+    return 0 < record.committed_height <= state.get_finality().finalized.height
+
+
+def apply_reveal_round(state: State, sender: Address, payload: RevealRound, ctx: BlockContext) -> State:
+    """What the member committed to. The last one ends the round."""
+    record = _get_for(state, sender, payload.ceremony, ctx)
+    _check_round(record, payload.round)
+    _require(record.committed_height > 0, Reason.REVEAL_UNCOMMITTED, "a commitment is missing")
+    height = f"height {record.committed_height}"
+    _require(is_committed(state, record), Reason.ROUND_NOT_FINAL, height)
+    _require(all(item.member != sender for item in record.reveals), Reason.REVEAL_DOUBLED, sender.hex())
+    blob, salt = payload.contribution, payload.salt
+    _require(0 < blob.length <= MAX_BLOB_BYTES, Reason.CEREMONY_FIELD, "contribution")
+    _require(len(salt) == SALT_BYTES, Reason.CEREMONY_FIELD, "salt")
+    expected = next(item.commitment for item in record.commitments if item.member == sender)
+    shown = compute_commitment(payload.ceremony, payload.round, sender, blob.root, salt)
+    _require(shown == expected, Reason.REVEAL_COMMITMENT, sender.hex())
+    reveals = (*record.reveals, CeremonyReveal(sender, blob))
+    record = replace(record, reveals=reveals)
+    if len(reveals) == len(record.create.members):
+        record = _end_round(record)
+    return state.with_ceremony(payload.ceremony, record)
+
+
+def _end_round(record: CeremonyRecord) -> CeremonyRecord:
+    shown = {item.member: item.contribution for item in record.reveals}
+    by_place: tuple[BlobRef, ...] = tuple(shown[member] for member in record.create.members)
+    return replace(
+        record,
+        round=record.round + 1,
+        commitments=(),
+        committed_height=Height(0),
+        reveals=(),
+        contributions=(*record.contributions, by_place),
+    )
+
+
+def apply_confirm_ceremony(
+    state: State, sender: Address, payload: ConfirmCeremony, ctx: BlockContext
+) -> State:
+    """A member's keys. All the same make the ceremony ready, a different one ends it."""
+    record = _get_for(state, sender, payload.ceremony, ctx)
+    _require(record.round == len(ROUNDS), Reason.CEREMONY_UNFINISHED, f"round {record.round}")
+    is_new = all(item.member != sender for item in record.confirmations)
+    _require(is_new, Reason.CEREMONY_CONFIRMED, sender.hex())
+    for field in ("public_key", "relin_keys"):
+        blob: BlobRef = getattr(payload, field)
+        _require(0 < blob.length <= MAX_BLOB_BYTES, Reason.CEREMONY_FIELD, field)
+    own = CeremonyConfirmation(sender, payload.public_key, payload.relin_keys)
+    confirmations = (*record.confirmations, own)
+    record = replace(record, confirmations=confirmations)
+    first = confirmations[0]
+    if (own.public_key, own.relin_keys) != (first.public_key, first.relin_keys):
+        record = replace(record, status=CeremonyStatus.FAILED)
+    elif len(confirmations) == len(record.create.members):
+        record = replace(record, status=CeremonyStatus.READY)
+    return state.with_ceremony(payload.ceremony, record)
+
+
+def apply_end_ceremony(state: State, sender: Address, payload: EndCeremony, ctx: BlockContext) -> State:
+    record = _get_running(state, payload.ceremony)
+    is_over = ctx.time >= record.create.deadline
+    may_end = is_over or sender in record.create.members
+    _require(may_end, Reason.CEREMONY_EARLY, str(record.create.deadline))
+    record = replace(record, status=CeremonyStatus.ENDED, ended_by=None if is_over else sender)
+    return state.with_ceremony(payload.ceremony, record)
