@@ -5,6 +5,7 @@ from functools import cache
 from tests.fuzz import (
     aggregate_targets,
     api_targets,
+    ceremony_targets,
     diagnosis_targets,
     federation_targets,
     file_targets,
@@ -39,6 +40,7 @@ def get_targets() -> dict[str, Target]:
         *sequence_targets.build_targets(),
         *single_targets.build_targets(),
         *multiparty_targets.build_targets(),
+        *ceremony_targets.build_targets(),
         *api_targets.build_targets(),
         *file_targets.build_targets(),
         *import_targets.build_targets(),
