@@ -1,7 +1,8 @@
 """The custody's secrets on disk: where they are, how they are sealed, and what opens them.
 
 Each task and federation has a folder of its own, named by the root of its public key, with a secret key and
-the secret of its noise. Sealed ones are opened in the process that decrypts, and never written in clear.
+the secret of its noise; so has each committee, with this member's share, named by the ceremony. Sealed ones
+are opened in the process that decrypts, and never written in clear.
 """
 
 from collections.abc import Iterator
@@ -15,20 +16,20 @@ from workloads.base import WorkloadError
 from workloads.sealed import NOISE_KIND, SECRET_KIND, FolderKeys, SealedHeader, SealError, SealingKey
 
 SECRET_FILE = "secret.key"
-PLACES = {"custody": "noise.key", "federations": "noise.secret"}
-"""Of tasks and of federations, with the name of the noise's secret in each."""
+PLACES = {"custody": "noise.key", "federations": "noise.secret", "committees": "noise.key"}
+"""Of tasks, of federations and of committees, with the name of the noise's secret in each."""
 MAX_SECRET_BYTES = 1024**3
 _ROOT_DIGITS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFolder:
-    """The folder of one task or federation."""
+    """The folder of one task, federation or committee."""
 
     place: str
     """One of `PLACES`."""
     root: str
-    """Of the public key, hexadecimal."""
+    """Of the public key, or the ceremony's id, hexadecimal."""
     path: Path
 
     @property

@@ -31,7 +31,7 @@ SET_BYTES = 16
 CHECKSUM_BYTES = 4
 _SHARE_BYTES = 4 + SET_BYTES + sealed.KEY_BYTES
 _GROUP = 5
-_ENTRY = re.compile(r"(custody|federations)/[0-9a-f]{64}")
+_ENTRY = re.compile(rf"({'|'.join(PLACES)})/[0-9a-f]{{64}}")
 
 
 class EscrowError(KeyFileError):

@@ -36,6 +36,10 @@ SHARED_LEVELS: Final = 2
 """Both as in `he.multiparty`."""
 
 
+class RefusedError(WorkloadError):
+    """A contribution is refused, or the known answer wrong: nothing cures this attempt."""
+
+
 @dataclass(frozen=True, slots=True)
 class CeremonyTerms:
     """What all members agree on, and which of them this is. Raises WorkloadError if made of nonsense."""
@@ -127,8 +131,9 @@ def get_opening_bytes() -> int:
 def run_round(job: RoundJob, key: SealingKey | None = None) -> Path:
     """This member's contribution to the next round; the same bytes at every call.
 
-    With a `key`, what is secret is sealed on disk. Raises: WorkloadError naming round and place of a
-    contribution that is refused, or if this round was answered for other contributions.
+    With a `key`, what is secret is sealed on disk. Raises: RefusedError naming round and place of a
+    contribution; WorkloadError if this round was answered for other contributions, or the folder lacks or
+    does not open what is secret; OSError.
     """
     from workloads.ceremony_rounds import make_contribution
 
@@ -139,19 +144,19 @@ def run_finish(job: RoundJob, key: SealingKey | None = None) -> FinishedCeremony
     """After the test round: the collective keys, and this member's share in the folder.
 
     The folder then holds `secret.key`, `noise.key`, `public.key` and `relin.keys`; what was secret of the
-    ceremony alone is overwritten and gone. Raises: WorkloadError naming round and place of a contribution
-    that is refused, or the subsets whose answer is wrong.
+    ceremony alone is overwritten and gone. Raises: RefusedError naming round and place of a contribution, or
+    the subsets whose answer is wrong; otherwise as `run_round`.
     """
     from workloads.ceremony_rounds import finish
 
     return finish(job, key)
 
 
-def forget(folder: Path) -> None:
-    """Of a finished ceremony, removes all but its keys; of any other, everything."""
+def forget(folder: Path, *, failed: bool = False) -> None:
+    """Of a finished ceremony, removes all but its keys; of any other, or if it `failed`, everything."""
     from workloads.ceremony_folder import forget_folder
 
-    forget_folder(folder)
+    forget_folder(folder, failed=failed)
 
 
 def find_seal(folder: Path) -> SealedHeader | None:

@@ -54,6 +54,7 @@ from workloads.ceremony import (
     ROUNDS,
     SHARED_LEVELS,
     CeremonyTerms,
+    RefusedError,
     get_opening_bytes,
     get_sealed_piece_bytes,
 )
@@ -172,16 +173,13 @@ def naming(round_name: str, place: int) -> Iterator[None]:
     try:
         yield
     except (HeError, WorkloadError) as error:
-        raise WorkloadError(f"{round_name}: the contribution of place {place}: {error}") from error
-    except OSError as error:
-        text = error.strerror or str(error)
-        raise WorkloadError(f"{round_name}: the contribution of place {place}: {text}") from error
+        raise RefusedError(f"{round_name}: the contribution of place {place}: {error}") from error
 
 
 class Contributions:
     """Of all members to the finished rounds. Lengths and headers are checked here, bodies by `check`.
 
-    Raises: WorkloadError naming round and place.
+    Raises: RefusedError naming round and place.
     """
 
     def __init__(self, terms: CeremonyTerms, paths: Sequence[Sequence[Path]]) -> None:
@@ -211,7 +209,7 @@ class Contributions:
         """Of all these contributions; in the header of the next round's."""
 
     def check(self) -> None:
-        """Every body that can be checked without secrets or the known answer. Raises: WorkloadError."""
+        """Every body that can be checked without secrets or the known answer. Raises: RefusedError."""
         found: list[object] = []
         if "coins" in self._views:
             found.append(self.coins)
@@ -262,10 +260,10 @@ class Contributions:
                 RelinKeys.decode(self._params, relin.encode()),
             )
         except GateError as error:
-            raise WorkloadError(f"relin: the collective keys are none: {error}") from error
+            raise RefusedError(f"relin: the collective keys are none: {error}") from error
 
     def open_piece(self, exchange: Exchange, dealer: int) -> Piece:
-        """What `dealer` sealed to this member. Raises: WorkloadError naming it."""
+        """What `dealer` sealed to this member. Raises: RefusedError naming it."""
         own, length = self._terms.place, get_sealed_piece_bytes(self._params)
         start = length * (own if own < dealer else own - 1)
         with naming("secrets", dealer):
@@ -274,7 +272,7 @@ class Contributions:
             )
 
     def read_openings(self, question: Question) -> dict[tuple[int, ...], list[PartialOpening]]:
-        """By subset, in order of places. Raises: WorkloadError."""
+        """By subset, in order of places. Raises: RefusedError."""
         terms, length = self._terms, get_opening_bytes()
         found: dict[tuple[int, ...], list[PartialOpening]] = {}
         for place in range(terms.members):

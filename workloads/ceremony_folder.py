@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from workloads.base import WorkloadError
 from workloads.ceremony import ROUNDS
 from workloads.sealed import (
     MAX_HEADER_BYTES,
@@ -98,13 +97,15 @@ class CeremonyFolder:
         for path in sorted(self.path.glob(".*.part")):
             _erase(path)
 
-    def erase_rest(self) -> None:
-        """What is no key of a finished ceremony; everything of another."""
-        kept = self.is_finished
-        self.erase_secrets()
-        for path in [self.get_blob(name) for name in ROUNDS] + [self.path / name for name in _KEPT]:
-            if not (kept and path.name in _KEPT):
-                _erase(path)
+    def erase_blobs(self) -> None:
+        for round_name in ROUNDS:
+            _erase(self.get_blob(round_name))
+        os.fsync(self._descriptor)
+
+    def erase_keys(self) -> None:
+        """The secret key first: what is left is no folder of keys."""
+        for name in reversed(_KEPT):
+            _erase(self.path / name)
         os.fsync(self._descriptor)
 
     def _get_secret(self, round_name: str) -> Path:
@@ -125,20 +126,21 @@ def open_folder(path: Path, key: SealingKey | None = None) -> Iterator[CeremonyF
         folder = CeremonyFolder(path, key, descriptor)
         folder.erase_parts()
         yield folder
-    except OSError as error:
-        raise WorkloadError(f"{path}: {error.strerror or error}") from error
     finally:
         os.close(descriptor)
 
 
-def forget_folder(path: Path) -> None:
-    """Of a finished ceremony, all but its keys goes; of any other, everything."""
+def forget_folder(path: Path, *, failed: bool) -> None:
+    """Of a finished ceremony, all but its keys goes; of any other, or if it `failed`, everything."""
     if not path.exists():
         return
     with open_folder(path) as folder:
-        folder.erase_rest()
-        finished = folder.is_finished
-    if not finished:
+        kept = folder.is_finished and not failed
+        if not kept:
+            folder.erase_keys()
+        folder.erase_secrets()
+        folder.erase_blobs()
+    if not kept:
         # What somebody else put there stays, and the folder with it.
         with contextlib.suppress(OSError):
             path.rmdir()

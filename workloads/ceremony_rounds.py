@@ -30,6 +30,7 @@ from workloads.ceremony import (
     SHARED_LEVELS,
     CeremonyTerms,
     FinishedCeremony,
+    RefusedError,
     RoundJob,
 )
 from workloads.ceremony_blobs import Coin, Contributions, Exchange, build_header, list_own_subsets
@@ -130,7 +131,7 @@ def _check_answers(found: Contributions, known: KnownAnswer) -> None:
     ]
     if wrong:
         names = ", ".join("-".join(str(place) for place in subset) for subset in wrong)
-        raise WorkloadError(
+        raise RefusedError(
             f"test: the known answer is wrong by the places {names}; some piece or opening is, "
             "and whose can't be told"
         )

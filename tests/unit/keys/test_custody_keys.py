@@ -43,7 +43,7 @@ def passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("place", ["custody", "federations"])
+@pytest.mark.parametrize("place", ["custody", "federations", "committees"])
 def test_sealed_secrets_open_and_nothing_of_them_is_on_disk(
     tmp_path: Path, passphrase: Path, place: str
 ) -> None:

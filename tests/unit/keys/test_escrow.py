@@ -34,6 +34,7 @@ WORDS, SECRET, NOISE = "correct horse battery staple", bytes(range(256)) * 40, b
 ENTRIES = (
     Entry("custody", "ab" * 32, {"secret.key": SECRET, "noise.key": NOISE}),
     Entry("federations", "cd" * 32, {"secret.key": SECRET[::-1], "noise.secret": NOISE[::-1]}),
+    Entry("committees", "09" * 32, {"secret.key": SECRET[1:], "noise.key": NOISE[1:] + b"\0"}),
 )
 runner = CliRunner()
 
