@@ -15,6 +15,7 @@ from node.api.fusions import UPLOAD_PATH
 from node.api.operator import load_token
 from node.api.view import NodeInfo
 from node.blobs import BlobStore
+from node.ceremonies import Ceremonies
 from node.chain import Chain
 from node.clock import Clock, SystemClock
 from node.cluster import ClusterPool, check_setup
@@ -265,6 +266,9 @@ class Node:
                 core, config.data_dir, config.federation, FederatedLearning(), config.custody_dir, keys
             )
             group.create_task(opener.run(), name="federation custody")
+            is_sealed = config.custody.encrypted
+            ceremonies = Ceremonies(core, config.custody_dir, encrypted=is_sealed)
+            group.create_task(ceremonies.run(), name="ceremonies")
 
     async def _start_apis(self, stack: AsyncExitStack) -> None:
         config = self.config
@@ -284,7 +288,8 @@ class Node:
             )
         if config.operator.enabled:
             token = load_token(config.token_file)
-            app = build_operator_app(view, CoreOperator(self.core), config, token, self.core.drain)
+            operator = CoreOperator(self.core, is_custody=Role.CUSTODY in config.roles)
+            app = build_operator_app(view, operator, config, token, self.core.drain)
             await serve(
                 stack,
                 app,

@@ -33,6 +33,7 @@ from node.api.view import (
     ViewError,
 )
 from node.blobs import BlobError
+from node.ceremonies import CeremonyError, join_ceremony
 from node.config import NodeConfig
 from node.core import Admission, Core
 from node.events import EventBus
@@ -253,8 +254,9 @@ class CoreView:
 class CoreOperator:
     """What the operator may do: sign with the node's key, put and fetch blobs."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, *, is_custody: bool = False) -> None:
         self._core = core
+        self._is_custody = is_custody
 
     async def sign_and_submit(self, payload: Payload) -> Hash32:
         return _require(self._core.admit(self._core.sign(payload)))
@@ -274,6 +276,15 @@ class CoreOperator:
             yield from build_snapshot(self._core.chain, FinalityProver(self._core.chain), height)[1]
         except SnapshotError as error:
             raise ViewError(str(error), "Ask for another height, or another node") from error
+
+    def join_ceremony(self, ceremony: Hash32) -> None:
+        if not self._is_custody:
+            remedy = "Add the role `custody` to its settings and restart it"
+            raise ViewError("this node is no custody", remedy)
+        try:
+            join_ceremony(self._core, ceremony)
+        except CeremonyError as error:
+            raise ViewError(str(error), "See `bmif custody status`") from error
 
     async def fetch_blob(self, ref: BlobRef) -> Path:
         try:

@@ -300,6 +300,13 @@ class Client(Transport):
         _, token = self._get_operator()
         return await self._get(f"/v1/operator/blobs/{root}/info", schemas.StoredBlobModel, token=token)
 
+    async def join_ceremony(self, ceremony: str) -> ceremonies.Ceremony:
+        """Have the node take part in a key ceremony of which its account is a member."""
+        url, token = self._get_operator()
+        return await self._request(
+            "POST", f"{url}/v1/operator/ceremonies/{ceremony}/join", ceremonies.Ceremony, token=token
+        )
+
     async def get_drain(self) -> DrainModel:
         """Whether the node takes new work."""
         _, token = self._get_operator()

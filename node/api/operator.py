@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from consensus.task import BlobRef
+from node.api.ceremonies import Ceremony, build_ceremony
 from node.api.errors import Handler, Problem, build_not_found, build_parameter_problem
 from node.api.fields import BlobRefModel
 from node.api.parameters import MAX_NUMBER
@@ -155,7 +156,27 @@ async def get_ledger_snapshot(request: web.Request) -> web.StreamResponse:
     return response
 
 
+async def post_join_ceremony(request: web.Request) -> web.Response:
+    ceremony = parse_hash(request.match_info["ceremony"], "ceremony")
+    state = get_view(request).get_state()
+    record = state.get_ceremony(ceremony)
+    if record is None:
+        remedy = "Wait until its transaction is in a block (GET /v1/transactions/{id})"
+        raise build_not_found("ceremony", f"ceremony {ceremony.hex()}", remedy)
+    request.app[OPERATOR].join_ceremony(ceremony)
+    return answer(build_ceremony(state, ceremony, record))
+
+
 OPERATOR_ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/operator/ceremonies/{ceremony}/join",
+        "joinCeremony",
+        post_join_ceremony,
+        "Take part in a key ceremony from now on; the node's account is a member of it",
+        Ceremony,
+        errors=(400, 401, 404, 409, 413, 415, 422, 503),
+    ),
     Route(
         "POST",
         "/v1/operator/transactions",

@@ -319,6 +319,13 @@ class OperatorView(Protocol):
         """
         ...
 
+    def join_ceremony(self, ceremony: Hash32) -> None:
+        """Have this node take part in a key ceremony of which its account is a member.
+
+        Raises: ViewError.
+        """
+        ...
+
     async def fetch_blob(self, ref: BlobRef) -> Path:
         """The blob's file, fetched from peers if it is not here yet.
 

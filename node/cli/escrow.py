@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from node.cli.ceremony import create, end, join, status
 from node.cli.common import (
     CliError,
     ConfigOption,
@@ -53,7 +54,14 @@ from node.passphrase import (
 from workloads import sealed
 from workloads.sealed import SealingKey
 
-app = typer.Typer(no_args_is_help=True, help="The custody's keys at rest: passphrase, backup, escrow.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The custody's keys: made by a committee; at rest: passphrase, backup, escrow.",
+)
+app.command()(create)
+app.command()(join)
+app.command()(status)
+app.command()(end)
 
 KeyOption = Annotated[
     list[str] | None,

@@ -146,6 +146,8 @@ class FakeNode:
         self.model, self.job = Hash32(bytes([5]) * 32), Hash32(bytes([6]) * 32)
         self.federation = Hash32(bytes([4]) * 32)
         self.ceremony = Hash32(bytes([5]) * 32)
+        self.joinable = [CUSTODY.address]
+        self.joined: list[Hash32] = []
         self._add(Block(build_genesis_header(genesis, self.state), Signature(b""), Body((), None, ())))
         self.task = self._publish()
         for _ in range(blocks - 1):
@@ -453,6 +455,11 @@ class FakeNode:
         if height is not None:
             raise ViewError("no block near that height is proved final", "Ask for another height")
         yield from (b"bmif ", b"snapshot")
+
+    def join_ceremony(self, ceremony: Hash32) -> None:
+        if CUSTODY.address not in self.joinable:
+            raise ViewError("this node's account is no member of it", "See `bmif custody status`")
+        self.joined.append(ceremony)
 
     async def fetch_blob(self, ref: BlobRef) -> Path:
         raise ViewError("no peer has it", "Ask the contributor")

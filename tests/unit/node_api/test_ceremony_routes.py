@@ -3,6 +3,7 @@
 from aiohttp.test_utils import TestClient
 
 from tests.unit.node_api.fakes import CUSTODY, MINER, FakeNode
+from tests.unit.node_api.test_operator import AUTH
 
 
 async def test_a_ceremony_is_listed_and_shown(api: TestClient, node: FakeNode) -> None:
@@ -21,3 +22,16 @@ async def test_what_is_unknown_is_not_found(api: TestClient) -> None:
     assert response.status == 404
     assert (await response.json())["remedy"]
     assert (await api.get("/v1/ceremonies/xyz")).status == 400
+
+
+async def test_the_operator_joins_one(operator: TestClient, node: FakeNode) -> None:
+    url = f"/v1/operator/ceremonies/{node.ceremony.hex()}/join"
+    response = await operator.post(url, headers=AUTH)
+    assert response.status == 200, await response.text()
+    assert ((await response.json())["id"], node.joined) == (node.ceremony.hex(), [node.ceremony])
+    node.joinable.clear()
+    refused = await operator.post(url, headers=AUTH)
+    assert refused.status == 409
+    assert "no member" in (await refused.json())["detail"]
+    unknown = f"/v1/operator/ceremonies/{bytes(32).hex()}/join"
+    assert (await operator.post(unknown, headers=AUTH)).status == 404

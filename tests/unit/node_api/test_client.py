@@ -109,6 +109,7 @@ OPERATOR_CALLS: dict[str, Callable[[Everything, Path], Awaitable[object]]] = {
     "getDebug": lambda c, path: c.get_debug(),
     "getDrain": lambda c, path: c.get_drain(),
     "drain": lambda c, path: c.drain(),
+    "joinCeremony": lambda c, path: c.join_ceremony(ID),
     "getDocument": lambda c, path: c.get_operator_document(),
 }
 PAYMENT = Transfer(MINER.address, Amount(1))
