@@ -34,7 +34,7 @@ from node.work import WorkerPool
 from workloads import ceremony as work
 from workloads import sealed
 from workloads.base import WorkloadError
-from workloads.ceremony import CeremonyTerms, RoundJob
+from workloads.ceremony import CeremonyTerms, RefusedError, RoundJob
 from workloads.sealed import SealingKey
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,18 @@ class CeremonyError(Exception):
     """A ceremony can't be joined; says why, and what to do."""
 
 
-def join_ceremony(core: Core, ceremony: Hash32) -> None:
+def build_terms(
+    core: Core, ceremony: Hash32, record: CeremonyRecord, *, allow_insecure: bool = False
+) -> CeremonyTerms:
+    """What this node's worker knows of a ceremony. Raises: WorkloadError."""
+    create = record.create
+    place = create.members.index(core.address)
+    return CeremonyTerms(
+        ceremony, create.preset, len(create.members), create.threshold, place, allow_insecure
+    )
+
+
+def join_ceremony(core: Core, ceremony: Hash32, *, allow_insecure: bool = False) -> None:
     """Have this node take part from now on; once is enough. Raises: CeremonyError."""
     record = core.chain.head_state.get_ceremony(ceremony)
     if record is None:
@@ -60,6 +71,10 @@ def join_ceremony(core: Core, ceremony: Hash32) -> None:
         raise CeremonyError("this node's account is no member of it; its members are on /v1/ceremonies")
     if record.status is not CeremonyStatus.RUNNING:
         raise CeremonyError(f"it is {record.status.value}; members can create another one")
+    try:
+        build_terms(core, ceremony, record, allow_insecure=allow_insecure).get_params()
+    except WorkloadError as error:
+        raise CeremonyError(f"{error}; whoever created it can create another one") from error
     core.chain.ledger.put_record(_JOINED + ceremony, b"1")
     core.pulse.beat()
 
@@ -124,12 +139,12 @@ class Ceremonies:
                 await self._close(ceremony, record)
         except BlobError as error:
             self._wait(ceremony, f"waits for a contribution: {error}")
-        except (KeyFileError, OSError) as error:
-            self._wait(ceremony, f"its secrets can't be used: {error}")
-        except WorkloadError as error:
+        except RefusedError as error:
             # Nothing cures a wrong contribution; all learn that this attempt is over.
             logger.error("ceremony %s is given up: %s", ceremony.hex()[:12], error)
             self._sender.send(EndCeremony(ceremony))
+        except (WorkloadError, KeyFileError, OSError) as error:
+            self._wait(ceremony, f"can't go on here: {error}")
 
     def _wait(self, ceremony: Hash32, why: str) -> None:
         self._not_before[ceremony] = self._core.clock.monotonic() + RETRY_S
@@ -184,11 +199,7 @@ class Ceremonies:
 
     async def _build_job(self, ceremony: Hash32, record: CeremonyRecord) -> RoundJob:
         """The next step, with the contributions of the rounds before. Raises: BlobError, WorkloadError."""
-        create = record.create
-        place = create.members.index(self._core.address)
-        terms = CeremonyTerms(
-            ceremony, create.preset, len(create.members), create.threshold, place, self._allow_insecure
-        )
+        terms = build_terms(self._core, ceremony, record, allow_insecure=self._allow_insecure)
         paths = []
         for name, blobs in zip(ROUNDS, record.contributions, strict=False):
             for other, blob in enumerate(blobs):
@@ -201,7 +212,7 @@ class Ceremonies:
         """Before it is fetched."""
         expected = terms.get_bytes_of(place, name)
         if blob.length != expected:
-            raise WorkloadError(
+            raise RefusedError(
                 f"{name}: the contribution of place {place} has {blob.length} bytes, not {expected}"
             )
 
