@@ -6,6 +6,8 @@ from pathlib import Path
 from workloads.ceremony import ROUNDS, CeremonyTerms, FinishedCeremony, RoundJob, run_finish, run_round
 from workloads.sealed import SealingKey
 
+SMALL = "test-2048-60x3"
+
 
 @dataclass
 class Ceremony:
@@ -40,3 +42,10 @@ class Ceremony:
     def finish(self) -> list[FinishedCeremony]:
         self.run_rounds("test")
         return [run_finish(self.get_job(place), self.key) for place in range(self.members)]
+
+
+def leave_parts(folder: Path) -> None:
+    """What a process leaves that is killed while it writes."""
+    for round_name in ROUNDS:
+        (folder / f".{round_name}.secret.1.part").write_bytes(b"half")
+        (folder / f".{round_name}.blob.1.part").write_bytes(b"half")

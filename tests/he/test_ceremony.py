@@ -1,4 +1,4 @@
-"""Key ceremonies in folders: what members end with, and what no accident or other member can do to them."""
+"""Key ceremonies in folders: what members end with, and what no accident can do to them."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -8,17 +8,42 @@ import pytest
 
 from he.context import PublicContext
 from he.keys import PublicKey, RelinKeys
+from he.multiparty import formats, sharing
 from he.multiparty.known_answer import list_test_subsets
 from he.multiparty.noise import draw_noise
 from he.multiparty.opening import Question, combine_openings, open_partially
 from he.params import get_params
 from he.plan import Form
-from tests.he.ceremony import Ceremony
-from workloads.ceremony import FinishedCeremony
+from tests.he.ceremony import SMALL, Ceremony, leave_parts
+from workloads import ceremony_folder
+from workloads.base import WorkloadError
+from workloads.ceremony import (
+    CONTRIBUTION_HEADER_BYTES,
+    MAX_MEMBERS,
+    ROUNDS,
+    SHARED_LEVELS,
+    CeremonyTerms,
+    FinishedCeremony,
+    RoundJob,
+    find_seal,
+    get_contribution_bytes,
+    get_opening_bytes,
+    run_finish,
+    run_round,
+)
+from workloads.ceremony_blobs import list_own_subsets
+from workloads.ceremony_folder import CeremonyFolder
 from workloads.ceremony_share import load_share
-from workloads.sealed import FolderKeys, SealingKey, draw_key
-
-SMALL = "test-2048-60x3"
+from workloads.sealed import (
+    Cost,
+    FolderKeys,
+    SealError,
+    SealingKey,
+    derive_key,
+    draw_key,
+    unlock,
+    write_secret,
+)
 
 
 def load_keys(ceremony: Ceremony, finished: FinishedCeremony) -> tuple[PublicKey, RelinKeys]:
@@ -62,3 +87,163 @@ def test_members_end_with_one_key_and_open_together(
 ) -> None:
     ceremony = Ceremony(tmp_path, SMALL, members, threshold, key=key)
     check_keys(ceremony, ceremony.finish(), FolderKeys(key, key))
+
+
+@pytest.mark.slow
+def test_a_ceremony_of_full_size(tmp_path: Path) -> None:
+    ceremony = Ceremony(tmp_path, "ckks-16384-60x5", 3, 2, key=draw_key())
+    check_keys(ceremony, ceremony.finish(), FolderKeys(ceremony.key, ceremony.key))
+
+
+@pytest.mark.parametrize(("preset", "members", "threshold"), [(SMALL, 5, 3), ("test-4096-60x5", 2, 2)])
+def test_lengths_are_predicted(tmp_path: Path, preset: str, members: int, threshold: int) -> None:
+    ceremony = Ceremony(tmp_path, preset, members, threshold)
+    ceremony.run_rounds("test")
+    for round_name, row in zip(ROUNDS, ceremony.rows, strict=True):
+        for place, path in enumerate(row):
+            length = get_contribution_bytes(
+                preset, members, threshold, place, round_name, allow_insecure=True
+            )
+            assert path.stat().st_size == length == ceremony.get_terms(0).get_bytes_of(place, round_name)
+
+
+def test_numbers_are_those_of_the_cryptography() -> None:
+    assert (MAX_MEMBERS, SHARED_LEVELS) == (formats.MAX_MEMBERS, sharing.SHARED_LEVELS)
+    for members in range(2, 8):
+        for threshold in range(2, members + 1):
+            for place in range(members):
+                terms = CeremonyTerms(bytes(32), SMALL, members, threshold, place, True)
+                body = terms.get_bytes("test") - CONTRIBUTION_HEADER_BYTES
+                assert body == len(list_own_subsets(terms, place)) * get_opening_bytes()
+
+
+def test_terms_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    for ceremony, members, threshold, place in (
+        (bytes(31), 3, 2, 0),
+        (bytes(32), 3, 1, 0),
+        (bytes(32), 3, 4, 0),
+        (bytes(32), 65, 2, 0),
+        (bytes(32), 3, 2, 3),
+        (bytes(32), 3, 2, -1),
+    ):
+        with pytest.raises(WorkloadError):
+            CeremonyTerms(ceremony, SMALL, members, threshold, place)
+    with pytest.raises(WorkloadError, match="preset"):
+        run_round(RoundJob(CeremonyTerms(bytes(32), SMALL, 3, 2, 0), tmp_path / "member", ()))
+    with pytest.raises(WorkloadError, match="preset"):
+        get_contribution_bytes("none", 3, 2, 0, "coins")
+    with pytest.raises(WorkloadError, match="no round"):
+        get_contribution_bytes("ckks-16384-60x5", 3, 2, 0, "coin")
+    assert not (tmp_path / "member").exists()
+
+
+# --- restarts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [None, draw_key()], ids=["plain", "sealed"])
+def test_a_contribution_is_the_same_after_any_crash(tmp_path: Path, key: SealingKey | None) -> None:
+    ceremony = Ceremony(tmp_path, SMALL, 3, 2, key=key)
+    for number, round_name in enumerate(ROUNDS):
+        ceremony.run_next()
+        folder, job = ceremony.get_folder(1), ceremony.get_job(1, number)
+        path, made = ceremony.rows[number][1], ceremony.rows[number][1].read_bytes()
+        stored = (folder / f"{round_name}.secret").read_bytes()
+        assert run_round(job, key) == path
+        path.unlink()
+        leave_parts(folder)
+        assert run_round(job, key).read_bytes() == made
+        path.write_bytes(made[:-1])
+        assert run_round(job, key).read_bytes() == made
+        assert (folder / f"{round_name}.secret").read_bytes() == stored
+        assert not list(folder.glob(".*"))
+    # And all of them again, at the end.
+    for number in range(len(ROUNDS)):
+        (ceremony.get_folder(2) / f"{ROUNDS[number]}.blob").unlink()
+    for number, row in enumerate(ceremony.rows):
+        assert run_round(ceremony.get_job(2, number), key) == row[2]
+    check_keys(ceremony, ceremony.finish(), FolderKeys(key, key))
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+class Disk:
+    """Takes `room` writes; in the next one the process is killed."""
+
+    def __init__(self) -> None:
+        self.room = 0
+        self.written: dict[str, bytes] = {}
+
+    def write(self, path: Path, data: bytes, key: SealingKey | None, kind: str) -> None:
+        if len(self.written) == self.room:
+            path.with_name(f".{path.name}.1.part").write_bytes(data[: len(data) // 2])
+            raise Killed
+        self.written[path.name] = data
+        write_secret(path, data, key, kind)
+
+
+@pytest.mark.parametrize("round_name", ROUNDS)
+def test_secrets_are_on_disk_before_the_contribution(
+    tmp_path: Path, round_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at each write in turn: what a finished write promised is what the next process sends."""
+    ceremony, number = Ceremony(tmp_path, SMALL, 2, 2), ROUNDS.index(round_name)
+    while len(ceremony.rows) < number:
+        ceremony.run_next()
+    job, disk = ceremony.get_job(0), Disk()
+    monkeypatch.setattr(ceremony_folder, "write_secret", disk.write)
+    for disk.room in range(2):
+        with pytest.raises(Killed):
+            run_round(job)
+    assert list(disk.written) == [f"{round_name}.secret"]
+    disk.room = 2
+    assert disk.written[f"{round_name}.secret"].endswith(run_round(job).read_bytes())
+    assert list(disk.written) == [f"{round_name}.secret", f"{round_name}.blob"]
+
+
+def test_a_finish_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ceremony = Ceremony(tmp_path, SMALL, 3, 2)
+    finished, disk = ceremony.finish(), Disk()
+    again = Ceremony(tmp_path / "again", SMALL, 3, 2)
+    again.run_rounds("test")
+    monkeypatch.setattr(ceremony_folder, "write_secret", disk.write)
+    for disk.room in range(4):
+        disk.written.clear()
+        with pytest.raises(Killed):
+            run_finish(again.get_job(0))
+        assert not (again.get_folder(0) / "secret.key").exists()
+    disk.room = 4
+    with monkeypatch.context() as patch:
+        patch.setattr(CeremonyFolder, "erase_secrets", kill)
+        disk.written.clear()
+        with pytest.raises(Killed):
+            run_finish(again.get_job(0))
+    assert list(disk.written) == ["public.key", "relin.keys", "noise.key", "secret.key"]
+    secret = (again.get_folder(0) / "secret.key").read_bytes()
+    monkeypatch.undo()
+    check_keys(again, again.finish(), FolderKeys())
+    assert (again.get_folder(0) / "secret.key").read_bytes() == secret
+    assert not list(again.get_folder(0).glob("*.secret"))
+    # Nothing is made anew where a ceremony is over.
+    assert run_finish(ceremony.get_job(0)) == finished[0]
+    (ceremony.get_folder(0) / "coins.blob").unlink()
+    with pytest.raises(WorkloadError, match="finished"):
+        run_round(ceremony.get_job(0, 0))
+
+
+def kill(folder: CeremonyFolder) -> None:
+    raise Killed
+
+
+def test_sealed_secrets_need_their_key(tmp_path: Path) -> None:
+    ceremony = Ceremony(tmp_path, SMALL, 2, 2, key=derive_key(b"twelve characters", cost=Cost(16, 8, 1)))
+    assert find_seal(ceremony.get_folder(0)) is None
+    ceremony.run_next()
+    header = find_seal(ceremony.get_folder(0))
+    assert header is not None
+    assert unlock(header, b"twelve characters") == ceremony.key
+    ceremony.run_next()
+    for key in (None, draw_key()):
+        with pytest.raises(SealError):
+            run_round(ceremony.get_job(0), key)
