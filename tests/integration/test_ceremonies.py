@@ -23,7 +23,7 @@ from consensus.ceremonies import (
 )
 from consensus.ceremony import compute_commitment, is_committed
 from consensus.crypto import SigningKey
-from consensus.types import Hash32, Millis
+from consensus.types import ZERO_HASH, Hash32, Millis
 from node.ceremonies import Ceremonies, CeremonyError, get_ceremony_folder, join_ceremony
 from node.ledger.level import LevelStore
 from tests.integration.cluster import Cluster, Disk, Peer
@@ -55,7 +55,7 @@ class Member(Peer):
 class Committee(Cluster):
     """Validators node1 to node4; the first three are members."""
 
-    ceremony: Hash32 = Hash32(bytes(32))
+    ceremony: Hash32 = ZERO_HASH
 
     def start(self, *numbers: int) -> None:
         for number in numbers:
