@@ -1,5 +1,7 @@
 """Key ceremonies in folders: what members end with, and what no accident can do to them."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -247,3 +249,16 @@ def test_sealed_secrets_need_their_key(tmp_path: Path) -> None:
     for key in (None, draw_key()):
         with pytest.raises(SealError):
             run_round(ceremony.get_job(0), key)
+
+
+def test_two_worker_processes_make_one_contribution(tmp_path: Path) -> None:
+    """A job that is sent again while the first still runs: the second waits, and finds it made."""
+    ceremony = Ceremony(tmp_path, SMALL, 2, 2, key=draw_key())
+    ceremony.run_next()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(run_round, ceremony.get_job(0), ceremony.key) for _ in range(4)]
+        paths = {job.result(timeout=120) for job in jobs}
+    made = next(iter(paths)).read_bytes()
+    assert len(paths) == 1
+    next(iter(paths)).unlink()
+    assert run_round(ceremony.get_job(0), ceremony.key).read_bytes() == made
