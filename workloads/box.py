@@ -21,8 +21,8 @@ Derivation, for one patch, at given weights. Indices: o outputs (O x O of them),
 - b:  dL/db_c = sum_p 2 z_c(p) sum_k v_c[k] r(p-k), at most B_c = 2 Z_c T_c P: each r(o) meets each tap once.
 - w:  dL/dw_c[a,k] has a pixel, at most 1, as another factor in each term: at most B_c.
 - The norm is at most the root of the sum of the squares of these, over all entries.
-- L = [F'.M F' - 2 F'.R + K] / O^2, and F'.M F' is sum F'^2 plus mu times 2 O (O - 1) squared differences of at
-  most s, so L lies between min(F'^2 - 2 |F'| t) over |F'| <= f, and
+- L = [F'.M F' - 2 F'.R + K] / O^2, and F'.M F' is sum F'^2 plus mu times 2 O (O - 1) squared differences of
+  at most s, so L lies between min(F'^2 - 2 |F'| t) over |F'| <= f, and
   f^2 + 2 f t + (2 O (O - 1) mu s^2 + K) / O^2.
 
 For all weights in [-B, B]: |z_c| <= (inputs side_c^2 + 1) B, T_c <= second^2 B, l = 0, and both f and s are
@@ -73,7 +73,7 @@ class PatchLimits:
 
 
 class TensorNorms(NamedTuple):
-    """L2 norms by tensor, in opened units."""
+    """L2 norms, or deviations of noise, by tensor, in opened units."""
 
     w: int
     b: int
@@ -113,6 +113,35 @@ class GradientBound:
     def compute_norms(self, scale_bits: int) -> TensorNorms:
         """The same by tensor; their squares add up to at least the joint norm's."""
         return TensorNorms(*(_ceil_root(square, scale_bits) for square in self._get_squares()))
+
+    def share_noise(self, multiplier: Fraction, scale_bits: int) -> TensorNorms:
+        """Deviations by tensor, in opened units, that together hide a patch as well as noise of `multiplier`
+        times the joint norm on every entry would, with the least total variance; rounded up.
+
+        Minimal sum n_i d_i^2 under sum (s_i / d_i)^2 = 1 / multiplier^2, for tensors of n_i entries and norm
+        s_i: d_i^2 is in proportion to s_i / n_i^(1/2). At least 1, so that nothing is opened bare.
+        """
+        spec, norms = self.spec, self.compute_norms(scale_bits)
+        counts = (spec.first_weights, spec.channels, spec.parameters - spec.second_start, 1)
+        # Roots of integers in 64 more bits, rounded up: the same everywhere.
+        roots = [math.isqrt(count << 128) + 1 for count in counts]
+        total = sum(norm * root for norm, root in zip(norms, roots, strict=True))
+        return TensorNorms(
+            *(
+                max(1, _ceil_root(multiplier**2 * total * Fraction(norm, root), 0))
+                for norm, root in zip(norms, roots, strict=True)
+            )
+        )
+
+    def compute_ratio(self, deviations: TensorNorms, scale_bits: int) -> Fraction:
+        """The sum over tensors of squared norm over deviation: what one opening with that noise costs.
+
+        Raises WorkloadError on a deviation below 1.
+        """
+        if min(deviations) < 1:
+            raise WorkloadError(f"nothing is opened without noise, got deviations {tuple(deviations)}")
+        squares = (square * (1 << 2 * scale_bits) for square in self._get_squares())
+        return sum((square / d**2 for square, d in zip(squares, deviations, strict=True)), Fraction(0))
 
     def _get_squares(self) -> tuple[Fraction, Fraction, Fraction, Fraction]:
         spec = self.spec

@@ -64,7 +64,8 @@ def _compute_inverse_square(clip: int, noise: int, openings: int) -> float:
     return math.inf if noise == 0 else openings * (clip / noise) ** 2
 
 
-def _compute_epsilon(inverse_square: float, delta: float) -> float:
+def compute_epsilon(inverse_square: float, delta: float) -> float:
+    """Epsilon at `delta` of Gaussian mechanisms whose 1/z² add up to this."""
     if inverse_square == 0.0:
         return 0.0
     if math.isinf(inverse_square):
@@ -82,9 +83,9 @@ def compute_privacy_cost(plan: OpeningPlan, delta: float = 1e-6) -> PrivacyCost:
     return PrivacyCost(
         delta=delta,
         participations=participations,
-        training_epsilon=_compute_epsilon(gradient, delta),
-        validation_epsilon=_compute_epsilon(loss, delta),
-        combined_epsilon=_compute_epsilon(gradient + loss, delta),
+        training_epsilon=compute_epsilon(gradient, delta),
+        validation_epsilon=compute_epsilon(loss, delta),
+        combined_epsilon=compute_epsilon(gradient + loss, delta),
     )
 
 

@@ -15,7 +15,9 @@ from he.spec import PolynomialSpec
 from tests.unit.workloads.adversary import Network
 from workloads.base import WorkloadError
 from workloads.box import (
+    LossBound,
     PatchLimits,
+    TensorNorms,
     compute_box_gradient_bound,
     compute_box_loss_bound,
     compute_gradient_bound,
@@ -64,7 +66,7 @@ def test_one_pixel_reaches_its_bounds() -> None:
     assert bound.compute_norm(BITS) == math.isqrt(504 << 2 * BITS) + 1
     assert compute_replacement(bound.compute_norm(BITS)) == 2 * bound.compute_norm(BITS)
     loss = compute_loss_bound(spec, weights)
-    assert (loss.low, loss.high) == (-3, 9)
+    assert loss == LossBound(Fraction(-3), Fraction(9))
     assert network.compute_losses(*one, 4.0)[0] == 9.0
     assert network.compute_losses(one[0], -one[1], 0.0)[0] == -3.0
     assert loss.compute_sensitivity(4) == 9 << 4
@@ -87,7 +89,7 @@ def test_no_weights_leave_the_targets_alone() -> None:
     assert set(bound.get_entries()[:-1]) == {0}
     assert bound.bias == 28
     loss = compute_loss_bound(DEFAULT, (0,) * DEFAULT.parameters)
-    assert (loss.low, loss.high) == (0, 13)
+    assert loss == LossBound(Fraction(0), Fraction(13))
 
 
 def test_an_unused_slot_weighs_nothing() -> None:
@@ -182,6 +184,39 @@ def test_the_box_covers_all_weights_inside(spec: PolynomialSpec) -> None:
     if spec.inputs == 2:
         full = compute_gradient_bound(spec, (box,) * spec.parameters)
         assert full.first[0] * 2 >= gradient.first[0]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=NAMES)
+def test_noise_shared_out_by_tensor_hides_as_much_with_less(spec: PolynomialSpec) -> None:
+    bound = compute_gradient_bound(spec, draw_weights(spec, 0))
+    joint = bound.compute_norm(BITS)
+    deviations = bound.share_noise(Fraction(4), BITS)
+    assert math.isclose(bound.compute_ratio(deviations, BITS), 1 / 16, rel_tol=1e-4)
+    assert bound.compute_ratio(deviations, BITS) <= Fraction(1, 16)
+    even = TensorNorms(*(4 * joint,) * 4)
+    assert math.isclose(bound.compute_ratio(even, BITS), 1 / 16, rel_tol=1e-4)
+    counts = (spec.first_weights, spec.channels, spec.channels * spec.second**2, 1)
+
+    def add_variances(noise: TensorNorms) -> int:
+        return sum(count * deviation**2 for count, deviation in zip(counts, noise, strict=True))
+
+    assert add_variances(deviations) < add_variances(even)
+    # No other division of as much noise is better.
+    for index in range(4):
+        for factor in (Fraction(9, 10), Fraction(11, 10)):
+            moved = [factor * d if place == index else Fraction(d) for place, d in enumerate(deviations)]
+            # Scaled back to the same ratio.
+            ratio = sum((n / d) ** 2 for n, d in zip(bound.compute_norms(BITS), moved, strict=True))
+            assert sum(c * d**2 for c, d in zip(counts, moved, strict=True)) * ratio * 16 >= (
+                add_variances(deviations) * Fraction(999, 1000)
+            )
+
+
+def test_deviations_are_never_zero() -> None:
+    bound = compute_gradient_bound(DEFAULT, (0,) * DEFAULT.parameters)
+    assert bound.share_noise(Fraction(2), BITS)[:3] == (1, 1, 1)
+    with pytest.raises(WorkloadError, match="without noise"):
+        bound.compute_ratio(TensorNorms(1, 1, 1, 0), BITS)
 
 
 def test_wrong_arguments_are_refused() -> None:
