@@ -8,7 +8,9 @@ that a member that restarts, or whose transaction was lost with a fork, never co
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from consensus.ceremonies import (
     ROUNDS,
@@ -27,7 +29,7 @@ from node.blobs import BlobError
 from node.canonical import compute_file_root
 from node.core import Core
 from node.custody_keys import make_sealing_key
-from node.federations import RETRY_S, Sender
+from node.federations import REPEAT_S, RETRY_S, Sender
 from node.keystore_files import KeyFileError
 from node.passphrase import Purpose, get_passphrase
 from node.work import WorkerPool
@@ -38,6 +40,8 @@ from workloads.ceremony import CeremonyTerms, RefusedError, RoundJob
 from workloads.sealed import SealingKey
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 POLL_S = 1.0
 PLACE = "committees"
@@ -96,16 +100,19 @@ class Ceremonies:
         self._encrypted = encrypted
         self._allow_insecure = allow_insecure
         self._pool = WorkerPool(1, "ceremony", core.work.observer)
+        self._computing = 0
         self._sender = Sender(core)
         self._running: dict[Hash32, asyncio.Task[None]] = {}
         self._not_before: dict[Hash32, float] = {}
         self._sealing: dict[Hash32, SealingKey | None] = {}
+        self._sent: dict[Hash32, tuple[tuple[int, str], float]] = {}
+        """The last step of each ceremony, and when it is taken again."""
         core.drain.watch("key ceremonies", lambda: len(self._running))
 
     @property
     def is_computing(self) -> bool:
-        """Whether a round is being worked on."""
-        return bool(self._running)
+        """Whether a worker process makes a contribution or keys."""
+        return self._computing > 0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -148,6 +155,7 @@ class Ceremonies:
 
     def _wait(self, ceremony: Hash32, why: str) -> None:
         self._not_before[ceremony] = self._core.clock.monotonic() + RETRY_S
+        self._sent.pop(ceremony, None)
         logger.warning("ceremony %s %s", ceremony.hex()[:12], why)
 
     # --- rounds -------------------------------------------------------------------------------
@@ -159,12 +167,15 @@ class Ceremonies:
             return
         number, member = record.round, core.address
         if number == len(ROUNDS):
-            if all(item.member != member for item in record.confirmations):
+            has_confirmed = any(item.member == member for item in record.confirmations)
+            if not has_confirmed and self._begin(ceremony, number, "confirm"):
                 await self._confirm(ceremony, record)
             return
         is_shown = any(item.member == member for item in record.reveals)
         has_committed = any(item.member == member for item in record.commitments)
         if is_shown or (has_committed and not is_committed(core.chain.head_state, record)):
+            return
+        if not self._begin(ceremony, number, "reveal" if has_committed else "commit"):
             return
         path = await self._run_round(ceremony, record)
         root, salt = await asyncio.to_thread(compute_file_root, path), self._get_salt(ceremony, number)
@@ -176,6 +187,15 @@ class Ceremonies:
             commitment = compute_commitment(ceremony, number, member, root, salt)
             self._sender.send(CommitRound(ceremony, number, commitment))
 
+    def _begin(self, ceremony: Hash32, number: int, step: str) -> bool:
+        """False while what was sent of this step waits for a block: nothing is read and checked again."""
+        now, wanted = self._core.clock.monotonic(), (number, step)
+        sent, again_at = self._sent.get(ceremony, (None, 0.0))
+        if sent == wanted and now < again_at:
+            return False
+        self._sent[ceremony] = (wanted, now + REPEAT_S)
+        return True
+
     def _get_salt(self, ceremony: Hash32, number: int) -> bytes:
         """The salt of one commitment, drawn once."""
         ledger, key = self._core.chain.ledger, _SALT + ceremony + bytes([number])
@@ -186,12 +206,20 @@ class Ceremonies:
         return salt
 
     async def _run_round(self, ceremony: Hash32, record: CeremonyRecord) -> Path:
-        job = await self._build_job(ceremony, record)
-        return await self._pool.run(work.run_round, job, await self._get_sealing(ceremony))
+        return await self._compute(work.run_round, ceremony, record)
+
+    async def _compute(
+        self, step: Callable[[RoundJob, SealingKey | None], R], ceremony: Hash32, record: CeremonyRecord
+    ) -> R:
+        job, key = await self._build_job(ceremony, record), await self._get_sealing(ceremony)
+        self._computing += 1
+        try:
+            return await self._pool.run(step, job, key)
+        finally:
+            self._computing -= 1
 
     async def _confirm(self, ceremony: Hash32, record: CeremonyRecord) -> None:
-        job = await self._build_job(ceremony, record)
-        made = await self._pool.run(work.run_finish, job, await self._get_sealing(ceremony))
+        made = await self._compute(work.run_finish, ceremony, record)
         blobs = self._core.blobs
         public, relin = await blobs.put_file(made.public_key), await blobs.put_file(made.relin_keys)
         logger.info("ceremony %s: all answers are right", ceremony.hex()[:12])
@@ -243,10 +271,9 @@ class Ceremonies:
     async def _close(self, ceremony: Hash32, record: CeremonyRecord) -> None:
         """Of a ceremony that is ready the share and the keys stay; of any other nothing."""
         core, folder = self._core, get_ceremony_folder(self._keys_dir, ceremony)
-        if record.status is not CeremonyStatus.READY and (folder / "secret.key").exists():
-            # A share of keys that no task can ever name.
-            (folder / "secret.key").unlink()
-        await asyncio.to_thread(work.forget, folder)
+        # A share of keys that no task can ever name goes, too.
+        failed = record.status is not CeremonyStatus.READY
+        await asyncio.to_thread(work.forget, folder, failed=failed)
         shown = [blob for blobs in record.contributions for blob in blobs]
         for blob in [*shown, *(item.contribution for item in record.reveals)]:
             core.blobs.remove(blob.root)

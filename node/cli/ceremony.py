@@ -48,7 +48,7 @@ def _parse_members(texts: list[str]) -> tuple[Address, ...]:
 def _check_members(client: SyncClient, members: tuple[Address, ...]) -> None:
     """Refuse what the chain would refuse."""
     own = client.call(client.api.get_status()).address
-    if bytes.fromhex(own) not in members:
+    if own not in {member.hex() for member in members}:
         raise CliError(f"--member {own}: this node's account is missing; whoever creates one takes part")
     names: dict[str, str] = {}
     for member in members:
@@ -172,7 +172,7 @@ def _print_one(found: Ceremony) -> None:
             ("status", found.status),
             ("preset", found.preset),
             ("members", "\n".join(found.members)),
-            ("open together", found.threshold),
+            ("threshold", found.threshold),
             ("round", f"{found.round} of {len(ROUNDS)}{name}"),
             ("waits for", "\n".join(found.waits_for) if is_running else None),
             ("public key", found.confirmations[0].public_key.root if found.confirmations else None),

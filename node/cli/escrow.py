@@ -111,7 +111,7 @@ def keys(config: ConfigOption = None, json: JsonOption = False) -> None:
     if json:
         print_json([{"place": place, "root": root, "protection": how} for place, root, how in rows])
     else:
-        print_table(None, ("of", "root of the public key", "kept"), rows)
+        print_table(None, ("of", "root of the public key, or ceremony", "kept"), rows)
 
 
 def _change(config: Path | None, old: Passphrase | None, new: Passphrase | None) -> None:

@@ -46,9 +46,17 @@ class Member(Peer):
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(super().run())
-                group.create_task(self.service.run())
+                group.create_task(self._serve())
         finally:
             self.chain.ledger.close()
+
+
+    async def _serve(self) -> None:
+        """Once there is a network, as in a daemon."""
+        seen = -1
+        while self.core._fetcher is None:
+            seen = await self.core.pulse.wait(seen, 1.0)
+        await self.service.run()
 
 
 @dataclass

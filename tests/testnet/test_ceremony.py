@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from consensus.types import Hash32
 from node.ceremonies import get_ceremony_folder
+from node.cli.main import app
 from node.config import NodeConfig
 from tests.testnet.fleet import Fleet, poll, run_fleet
 from workloads.ceremony import ROUNDS
@@ -82,6 +84,12 @@ def test_one_that_is_given_up_leaves_no_secrets(fleet: Fleet) -> None:
     # The third never joins.
     poll(lambda: len(show(fleet, "node4", ceremony)["committed"]) == 2, "two committed")  # type: ignore[arg-type]
     assert show(fleet, "node4", ceremony)["waits_for"] == [fleet.get_address("node3")]
+    text = fleet.bmif("custody", "status", ceremony, *fleet.config("node4"))
+    print(text)
+    assert ["waits", "for", fleet.get_address("node3")] in map(str.split, text.splitlines())
+    print(fleet.bmif("custody", "status", *fleet.config("node4")))
+    refused = CliRunner().invoke(app, ["custody", "join", ceremony, *fleet.config("node4")])
+    assert (refused.exit_code, "no custody" in refused.output) == (1, True), refused.output
     fleet.bmif("custody", "end", ceremony, *fleet.config("node2"))
     for name in MEMBERS[:2]:
         poll(lambda name=name: not get_folder(fleet, name, ceremony).exists(), "its secrets are erased")  # type: ignore[misc]
