@@ -71,6 +71,8 @@ class Reason(StrEnum):
     DRAFT_KNOWN = "DRAFT_KNOWN"
     DRAFT_UNKNOWN = "DRAFT_UNKNOWN"
     DRAFT_USED = "DRAFT_USED"
+    DRAFT_CEREMONY = "DRAFT_CEREMONY"
+    """Preset or keys are not those of its ceremony."""
 
     CONTRIBUTION_BATCHES = "CONTRIBUTION_BATCHES"
     CONTRIBUTION_PATIENTS = "CONTRIBUTION_PATIENTS"
@@ -111,6 +113,14 @@ class Reason(StrEnum):
     OPENING_MINER = "OPENING_MINER"
     OPENING_LENGTH = "OPENING_LENGTH"
     OPENING_BOUND = "OPENING_BOUND"
+    OPENING_ATTEMPT = "OPENING_ATTEMPT"
+    OPENING_SIGNERS = "OPENING_SIGNERS"
+    """Not the committee's members by ascending address, or fewer than its threshold."""
+    OPENING_SIGNATURE = "OPENING_SIGNATURE"
+    OPENING_CONFIRMATIONS = "OPENING_CONFIRMATIONS"
+    OPENING_SEAL = "OPENING_SEAL"
+    OPENING_STAKE = "OPENING_STAKE"
+    """Organisations with no more than a third of all stake have one of the bundles."""
 
     EXPIRE_EARLY = "EXPIRE_EARLY"
 
@@ -202,6 +212,17 @@ class Reason(StrEnum):
     JUDGE_MODEL = "JUDGE_MODEL"
     JUDGE_LATE = "JUDGE_LATE"
 
+    CEREMONY_FIELD = "CEREMONY_FIELD"
+    CEREMONY_UNKNOWN = "CEREMONY_UNKNOWN"
+    CEREMONY_ENDED = "CEREMONY_ENDED"
+    CEREMONY_DEADLINE = "CEREMONY_DEADLINE"
+    CEREMONY_EARLY = "CEREMONY_EARLY"
+    CEREMONY_UNREADY = "CEREMONY_UNREADY"
+    CEREMONY_MEMBER = "CEREMONY_MEMBER"
+    CEREMONY_KEY_USED = "CEREMONY_KEY_USED"
+    CONFIRM_EARLY = "CONFIRM_EARLY"
+    CONFIRM_DOUBLED = "CONFIRM_DOUBLED"
+
 
 PREMATURE = frozenset(
     {
@@ -233,6 +254,10 @@ PREMATURE = frozenset(
         Reason.ROUND_UNOPENED,
         Reason.ATTEST_UNKNOWN,
         Reason.SUM_UNCONFIRMED,
+        Reason.CEREMONY_UNKNOWN,
+        Reason.CEREMONY_EARLY,
+        Reason.CEREMONY_UNREADY,
+        Reason.CONFIRM_EARLY,
     }
 )
 """Reasons that later blocks can cure: such a transaction may wait instead of being dropped."""

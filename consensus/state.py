@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar, cast
 
+from consensus.ceremonies import CeremonyRecord
 from consensus.codec import decode_stored, encode
 from consensus.federations import EndedRound, FederationRecord
 from consensus.jobs import Count, Entry, EvaluatorRecord, JobRecord, ModelRecord, Receipt
@@ -45,6 +46,7 @@ __all__ = [
     "TaskState",
     "TaskStatus",
     "get_account_key",
+    "get_ceremony_key",
     "get_federation_key",
     "get_job_key",
     "get_receipt_key",
@@ -74,6 +76,7 @@ _TASKS = b"tasks"
 _MODELS = b"models"
 _JOBS = b"jobs"
 _FEDERATIONS = b"federations"
+_CEREMONIES = b"ceremonies"
 
 
 def get_account_key(address: Address) -> bytes:
@@ -104,6 +107,11 @@ def get_federation_key(federation: Hash32) -> bytes:
 def get_round_key(federation: Hash32, number: int) -> bytes:
     """The tree key under which a round that has ended is proved."""
     return b"round/" + federation + b"/" + number.to_bytes(8, "big")
+
+
+def get_ceremony_key(ceremony: Hash32) -> bytes:
+    """The tree key under which a key ceremony is proved."""
+    return b"ceremony/" + ceremony
 
 
 def _get_entry_key(name: bytes, number: int) -> bytes:
@@ -335,7 +343,7 @@ class State:
         return tasks.tasks if tasks else ()
 
     def get_key_task(self, key_root: Hash32) -> Hash32 | None:
-        """The task in which a key root appears, if any."""
+        """The task or federation in which a key root appears, or the ready ceremony that made it, if any."""
         use = self._get(KeyUse, b"key/" + key_root)
         return use.task if use else None
 
@@ -437,3 +445,22 @@ class State:
 
     def with_used_update(self, federation: Hash32, root: Hash32, participant: Address) -> "State":
         return self._with(b"update/" + federation + root, Entry(Hash32(participant)))
+
+    # --- ceremonies ---------------------------------------------------------------------------
+
+    def get_ceremony(self, ceremony: Hash32) -> CeremonyRecord | None:
+        return self._get_cached(CeremonyRecord, get_ceremony_key(ceremony))
+
+    def with_ceremony(self, ceremony: Hash32, record: CeremonyRecord) -> "State":
+        return self._with(get_ceremony_key(ceremony), record)
+
+    def with_new_ceremony(self, ceremony: Hash32, record: CeremonyRecord) -> "State":
+        """At the end of the list of ceremonies."""
+        return self.with_ceremony(ceremony, record)._append(_CEREMONIES, ceremony)
+
+    def get_ceremony_count(self) -> int:
+        """How many ceremonies were ever created; they are numbered from 0."""
+        return self._count(_CEREMONIES)
+
+    def get_ceremony_id(self, number: int) -> Hash32 | None:
+        return self._get_entry(_CEREMONIES, number)

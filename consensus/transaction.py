@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from consensus.ceremonies import CreateCeremony
 from consensus.codec import encode
 from consensus.crypto import SigningKey, hash_domain, verify
 from consensus.federations import CreateFederation
@@ -14,8 +15,8 @@ from consensus.types import Address, Hash32, Signature
 @dataclass(frozen=True, slots=True)
 class SignedTransaction:
     """`nonce` counts the sender's Transfer, DraftTask, Contribute, PublishTask, RegisterModel,
-    RequestInference and CreateFederation; it is 0 for all other kinds, which are idempotent by content and
-    thus valid on every fork."""
+    RequestInference, CreateFederation and CreateCeremony; it is 0 for all other kinds, which are idempotent
+    by content and thus valid on every fork."""
 
     chain_id: Hash32
     sender: Address
@@ -61,5 +62,12 @@ def uses_nonce(payload: Payload) -> bool:
     """False for the kinds that are idempotent by content."""
     return isinstance(
         payload,
-        Transfer | DraftTask | Contribute | PublishTask | RegisterModel | RequestInference | CreateFederation,
+        Transfer
+        | DraftTask
+        | Contribute
+        | PublishTask
+        | RegisterModel
+        | RequestInference
+        | CreateFederation
+        | CreateCeremony,
     )

@@ -4,6 +4,20 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from consensus.block import Body, Work
+from consensus.ceremonies import (
+    CommitRound,
+    ConfirmCeremony,
+    CreateCeremony,
+    EndCeremony,
+    RevealRound,
+)
+from consensus.ceremony import (
+    apply_commit_round,
+    apply_confirm_ceremony,
+    apply_create_ceremony,
+    apply_end_ceremony,
+    apply_reveal_round,
+)
 from consensus.codec import CodecError, encode
 from consensus.context import BlockContext
 from consensus.crypto import verify
@@ -204,6 +218,16 @@ def apply_checked_transaction(
             return apply_settle_round(state, payload, ctx)
         case EndFederation() as payload:
             return apply_end_federation(state, payload, ctx)
+        case CreateCeremony() as payload:
+            return apply_create_ceremony(state, sender, payload, identifier, ctx)
+        case CommitRound() as payload:
+            return apply_commit_round(state, sender, payload, ctx)
+        case RevealRound() as payload:
+            return apply_reveal_round(state, sender, payload, ctx)
+        case ConfirmCeremony() as payload:
+            return apply_confirm_ceremony(state, sender, payload, ctx)
+        case EndCeremony() as payload:
+            return apply_end_ceremony(state, sender, payload, ctx)
 
 
 def apply_transaction(state: State, transaction: SignedTransaction, ctx: BlockContext) -> State:

@@ -9,6 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from node.api.answers import KeptAnswers
+from node.api.ceremonies import CEREMONY_ROUTES
 from node.api.debug import DEBUG_ROUTES, SETTINGS
 from node.api.drain import DRAIN, DRAIN_ROUTES, build_drain_guard
 from node.api.errors import problem_middleware
@@ -132,6 +133,7 @@ PUBLIC_ROUTES: tuple[Route, ...] = (
     *TRUST_ROUTES,
     *JOB_ROUTES,
     *FEDERATION_ROUTES,
+    *CEREMONY_ROUTES,
     *DATA_ROUTES,
     *PREVIEW_ROUTES,
     *_SERVICE_ROUTES,

@@ -23,7 +23,7 @@ from consensus.payload import Payload
 from consensus.task import BlobRef
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
-from node.api import explorer_data, federations, jobs, schemas, trust
+from node.api import ceremonies, explorer_data, federations, jobs, schemas, trust
 from node.api.debug import DebugModel
 from node.api.drain import DrainModel
 from node.api.fields import BlobRefModel
@@ -186,6 +186,12 @@ class Client(Transport):
 
     async def get_federation_round(self, federation: str, number: int) -> federations.RoundModel:
         return await self._get(f"/v1/federations/{federation}/rounds/{number}", federations.RoundModel)
+
+    def iterate_ceremonies(self) -> AsyncIterator[ceremonies.CeremonySummary]:
+        return self._iterate("/v1/ceremonies", schemas.Page[ceremonies.CeremonySummary])
+
+    async def get_ceremony(self, ceremony: str) -> ceremonies.Ceremony:
+        return await self._get(f"/v1/ceremonies/{ceremony}", ceremonies.Ceremony)
 
     async def get_peers(self) -> schemas.PeersModel:
         return await self._get("/v1/peers", schemas.PeersModel)

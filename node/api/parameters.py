@@ -38,6 +38,7 @@ PATH: Mapping[str, Parameter] = {
     "model": _build_hash("Id of a model for encrypted inference"),
     "job": _build_hash("Id of a job of encrypted inference"),
     "federation": _build_hash("Id of a federation"),
+    "ceremony": _build_hash("Id of a key ceremony"),
     "fusion": _build_hash("Id of an encrypted fusion, which only its client knows"),
     "root": _build_hash("Root of a blob"),
     "file": {
@@ -121,6 +122,7 @@ TAGS: Mapping[str, str] = {
     "proofs": "What a client needs that trusts no node.",
     "inference": "Encrypted diagnosis: models, jobs, evaluators.",
     "federations": "Federated rounds.",
+    "ceremonies": "Key ceremonies of committees, no member of which can decrypt alone.",
     "fusions": "Encrypted fusion of a pair by a trained model.",
     "operator": "What needs the node's key, behind the operator's token.",
     "service": "Health, metrics and this documentation.",

@@ -9,10 +9,17 @@ from typing import Annotated, TypeVar, Union, get_args, get_origin, get_type_hin
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from consensus import federations, jobs
+from consensus import ceremonies, federations, jobs
 from consensus import payload as judging
 from consensus import task as core
 from consensus.payload import Payload
+from node.api.ceremony_payloads import (
+    CommitRoundPayload,
+    ConfirmCeremonyPayload,
+    CreateCeremonyPayload,
+    EndCeremonyPayload,
+    RevealRoundPayload,
+)
 from node.api.federation_payloads import (
     AttestUpdatesPayload,
     CloseRoundPayload,
@@ -86,7 +93,12 @@ PayloadModel = Annotated[
     | OpenSumPayload
     | JudgeRoundPayload
     | SettleRoundPayload
-    | EndFederationPayload,
+    | EndFederationPayload
+    | CreateCeremonyPayload
+    | CommitRoundPayload
+    | RevealRoundPayload
+    | ConfirmCeremonyPayload
+    | EndCeremonyPayload,
     Field(discriminator="kind"),
 ]
 
@@ -105,7 +117,9 @@ SignablePayload = Annotated[
     | SubmitUpdatePayload
     | CloseRoundPayload
     | SettleRoundPayload
-    | EndFederationPayload,
+    | EndFederationPayload
+    | CreateCeremonyPayload
+    | EndCeremonyPayload,
     Field(discriminator="kind"),
 ]
 """What an operator may ask the node to sign; the rest the node's services sign by themselves."""
@@ -141,6 +155,11 @@ AnyPayload = (
     | JudgeRoundPayload
     | SettleRoundPayload
     | EndFederationPayload
+    | CreateCeremonyPayload
+    | CommitRoundPayload
+    | RevealRoundPayload
+    | ConfirmCeremonyPayload
+    | EndCeremonyPayload
 )
 
 _MODELS: dict[type[Payload], type[AnyPayload]] = {
@@ -174,6 +193,11 @@ _MODELS: dict[type[Payload], type[AnyPayload]] = {
     federations.JudgeRound: JudgeRoundPayload,
     federations.SettleRound: SettleRoundPayload,
     federations.EndFederation: EndFederationPayload,
+    ceremonies.CreateCeremony: CreateCeremonyPayload,
+    ceremonies.CommitRound: CommitRoundPayload,
+    ceremonies.RevealRound: RevealRoundPayload,
+    ceremonies.ConfirmCeremony: ConfirmCeremonyPayload,
+    ceremonies.EndCeremony: EndCeremonyPayload,
 }
 _CORES: dict[type[AnyPayload], type[Payload]] = {model: kind for kind, model in _MODELS.items()}
 _KIND_CORES: dict[type[BaseModel], type] = {model: kind for kind, model in KINDS.items()}

@@ -1,6 +1,13 @@
 """What of a block is indexed: computed once when it is stored, read again when the head moves."""
 
 from consensus.block import Block
+from consensus.ceremonies import (
+    CommitRound,
+    ConfirmCeremony,
+    CreateCeremony,
+    EndCeremony,
+    RevealRound,
+)
 from consensus.federations import (
     AttestUpdates,
     CloseRound,
@@ -30,7 +37,7 @@ from node.ledger.schema import WORK_POSITION, BlockIndex
 
 
 def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
-    """The ids of tasks, models, jobs and federations and the draft hashes that a transaction is about."""
+    """Ids of tasks, models, jobs, federations, ceremonies, hashes of drafts that a transaction is about."""
     payload = transaction.payload
     match payload:
         case Transfer() | ReportVotes() | Govern():
@@ -46,7 +53,7 @@ def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
         case Accuse():
             wrong = payload.accusation
             return (wrong.claim.task if isinstance(wrong, WrongBundle) else wrong.opening.task,)
-        case RegisterModel() | CreateFederation():
+        case RegisterModel() | CreateFederation() | CreateCeremony():
             return (compute_transaction_id(transaction),)
         case RequestInference():
             return (compute_transaction_id(transaction), payload.model)
@@ -58,6 +65,8 @@ def compute_subjects(transaction: SignedTransaction) -> tuple[Hash32, ...]:
             return (payload.federation,)
         case JudgeRound() | SettleRound() | EndFederation():
             return (payload.federation,)
+        case CommitRound() | RevealRound() | ConfirmCeremony() | EndCeremony():
+            return (payload.ceremony,)
         case _:
             return (payload.task,)
 

@@ -71,6 +71,8 @@ CALLS: dict[str, Call] = {
     "listFederations": lambda c: drain(c.iterate_federations()),
     "getFederation": lambda c: c.get_federation(ID),
     "getFederationRound": lambda c: c.get_federation_round(ID, 0),
+    "listCeremonies": lambda c: drain(c.iterate_ceremonies()),
+    "getCeremony": lambda c: c.get_ceremony(ID),
     "streamEvents": stream,
     "getLiveness": lambda c: c.is_live(),
     "getReadiness": lambda c: c.get_readiness(),

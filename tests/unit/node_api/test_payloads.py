@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from consensus import federations, jobs
+from consensus import ceremonies, federations, jobs
 from consensus import payload as judging
 from consensus import task as core
 from consensus.params import Validator
@@ -18,8 +18,10 @@ from tests.unit.node_api.fakes import BLOB, CONTRIBUTION, DRAFT
 HASH = Hash32(bytes(range(32)))
 SIGNATURE = Signature(bytes(64))
 CLAIM = core.Claim(HASH, 1, 0, BLOB, Address(HASH), SIGNATURE)
-LOSS = core.OpenLoss(HASH, 1, HASH, HASH, HASH, -3)
-GRADIENT = core.OpenGradient(HASH, 1, HASH, HASH, (CLAIM,), (-1, 2))
+SEALED = core.SealedClaim(HASH, 1, 0, ZERO_HASH, Address(HASH), SIGNATURE)
+COSIGNATURE = core.Cosignature(Address(HASH), SIGNATURE)
+LOSS = core.OpenLoss(HASH, 1, HASH, HASH, HASH, -3, 2, (COSIGNATURE,))
+GRADIENT = core.OpenGradient(HASH, 1, HASH, HASH, (CLAIM,), (SEALED,), (-1, 2), 1, ())
 VOTE = Vote(Address(HASH), Checkpoint(Height(1), HASH), Checkpoint(Height(2), ZERO_HASH), SIGNATURE)
 ACTIONS: tuple[judging.Action, ...] = (
     judging.SetValidators((Validator(Address(HASH), 7),)),
@@ -104,6 +106,11 @@ PAYLOADS: tuple[Payload, ...] = (
     federations.JudgeRound(HASH, 1, ZERO_HASH, 2, 3),
     federations.SettleRound(HASH, 1),
     federations.EndFederation(HASH),
+    ceremonies.CreateCeremony("a preset", (Address(ZERO_HASH), Address(HASH)), 2, Millis(5)),
+    ceremonies.CommitRound(HASH, 4, ZERO_HASH),
+    ceremonies.RevealRound(HASH, 4, BLOB, bytes(range(32))),
+    ceremonies.ConfirmCeremony(HASH, BLOB, BLOB),
+    ceremonies.EndCeremony(HASH),
 )
 
 
