@@ -148,9 +148,9 @@ def build_vectors() -> dict[str, Vector]:
         "root": build_blob("bundle").root.hex(),
     }
     shared = replace(opening, confirmations=(sealed,), attempt=2)
-    cosigned = replace(
-        shared, cosignatures=tuple(sign_opening(key, world.chain_id, shared) for key in (CUSTODY, MINER_A))
-    )
+    signers = sorted((CUSTODY, MINER_A), key=lambda key: key.address)
+    cosignatures = tuple(sign_opening(key, world.chain_id, shared) for key in signers)
+    cosigned = replace(shared, cosignatures=cosignatures)
     vectors["opening of a committee"] = {
         "encoding": encode(cosigned).hex(),
         "chain_id": world.chain_id.hex(),
