@@ -270,7 +270,7 @@ def test_a_sealed_claim_is_its_miners(committee: Committee) -> None:
 
 
 def test_claimants_and_all_who_confirmed_are_credited(committee: Committee) -> None:
-    """Two batches a step, claimed by one lab; the hospital confirmed all four, the other lab those of step 1."""
+    """Two batches a step, of one lab each; the hospital confirmed all, the other lab those of step 1."""
     world = committee.world
     claims = world.build_claims(1)
     confirmations = tuple(
