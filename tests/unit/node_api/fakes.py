@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from consensus.block import Block, Body, Work
+from consensus.ceremonies import CeremonyRecord, CeremonyStatus, CompleteRound, CreateCeremony, RoundPart
 from consensus.codec import CodecError, decode, encode
 from consensus.crypto import SigningKey, compute_blob_root, compute_chunk_hash
 from consensus.federations import (
@@ -145,6 +146,7 @@ class FakeNode:
         self.verdicts: list[VerdictRecord] = []
         self.model, self.job = Hash32(bytes([5]) * 32), Hash32(bytes([6]) * 32)
         self.federation = Hash32(bytes([4]) * 32)
+        self.ceremony = Hash32(bytes([6]) * 32)
         self._add(Block(build_genesis_header(genesis, self.state), Signature(b""), Body((), None, ())))
         self.task = self._publish()
         for _ in range(blocks - 1):
@@ -208,6 +210,7 @@ class FakeNode:
         self._open(task)
         self._request()
         self._federate()
+        self._gather()
         return task
 
     def _request(self) -> None:
@@ -277,6 +280,39 @@ class FakeNode:
         self.state = self.state.with_new_federation(self.federation, record).with_ended_round(
             self.federation, ended
         )
+
+    def _gather(self) -> None:
+        """A ceremony that was aborted, and one in its second round."""
+        members = tuple(sorted((CUSTODY.address, MINER.address)))
+        create = CreateCeremony("ckks-16384-60x5", members, 2, Millis(START + 10_000_000))
+        parts = (
+            RoundPart(MINER.address, ZERO_HASH, BLOB),
+            RoundPart(CUSTODY.address, ZERO_HASH, None),
+        )
+        record = CeremonyRecord(
+            create,
+            CUSTODY.address,
+            Height(1),
+            CeremonyStatus.RUNNING,
+            (CompleteRound((BLOB, BLOB)),),
+            parts,
+            Height(3),
+            None,
+            None,
+            (),
+            None,
+            Height(0),
+        )
+        over = replace(
+            record,
+            status=CeremonyStatus.ABORTED,
+            parts=(),
+            committed_height=Height(0),
+            ended_by=MINER.address,
+            ended_height=Height(2),
+        )
+        self.state = self.state.with_new_ceremony(Hash32(bytes([5]) * 32), over)
+        self.state = self.state.with_new_ceremony(self.ceremony, record)
 
     @staticmethod
     def _build_task(task: Hash32) -> TaskState:

@@ -125,6 +125,7 @@ async def test_answers_fit_their_schemas(api: TestClient, node: FakeNode) -> Non
         "{model}": node.model.hex(),
         "{job}": node.job.hex(),
         "{federation}": node.federation.hex(),
+        "{ceremony}": node.ceremony.hex(),
         "{round}": "1",
     }
     checked = 0
