@@ -33,7 +33,7 @@ from consensus.task import (
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id, sign_transaction
 from consensus.turns import get_carrier_proposer
-from consensus.types import Address, Amount, Hash32, Millis
+from consensus.types import ZERO_HASH, Address, Amount, Hash32, Millis
 from consensus.vote import Checkpoint, Vote, sign_vote
 from node.announcer import EventAnnouncer
 from node.blobs import BlobStore
@@ -244,6 +244,7 @@ def build_draft(plan: TaskPlan, statement: str = "none") -> Draft:
         max_gradient_openings=plan.steps,
         max_loss_openings=plan.steps + 1,
         privacy=statement,
+        ceremony=ZERO_HASH,
     )
 
 
@@ -318,9 +319,10 @@ def build_gradient(task: Hash32, state: TaskState, claims: tuple[Claim, ...]) ->
     """An opening of the right size for the task's current step."""
     numbers = tuple((-1) ** number * (10_000_000 + 7 * number) for number in range(MODEL.parameters))
     return OpenGradient(
-        task, state.step, state.previous, compute_weights_digest(state.weights), claims, numbers
+        task, state.step, state.previous, compute_weights_digest(state.weights), claims, (), numbers, 1, ()
     )
 
 
 def build_loss(task: Hash32, state: TaskState, loss: int, ciphertext: Hash32) -> OpenLoss:
-    return OpenLoss(task, state.step, state.previous, compute_weights_digest(state.weights), ciphertext, loss)
+    digest = compute_weights_digest(state.weights)
+    return OpenLoss(task, state.step, state.previous, digest, ciphertext, loss, 1, ())

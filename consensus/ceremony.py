@@ -160,14 +160,19 @@ def _end_round(record: CeremonyRecord) -> CeremonyRecord:
 def apply_confirm_ceremony(
     state: State, sender: Address, payload: ConfirmCeremony, ctx: BlockContext
 ) -> State:
-    """A member's keys. All the same make the ceremony ready, a different one ends it."""
+    """A member's keys. All the same make the ceremony ready, a different one ends it.
+
+    Of a ready one the keys are taken at once: nobody else can name them in a task or federation.
+    """
     record = _get_for(state, sender, payload.ceremony, ctx)
     _require(record.round == len(ROUNDS), Reason.CEREMONY_UNFINISHED, f"round {record.round}")
     is_new = all(item.member != sender for item in record.confirmations)
     _require(is_new, Reason.CEREMONY_CONFIRMED, sender.hex())
-    for field in ("public_key", "relin_keys"):
-        blob: BlobRef = getattr(payload, field)
+    keys: tuple[BlobRef, ...] = (payload.public_key, payload.relin_keys)
+    for field, blob in zip(("public_key", "relin_keys"), keys, strict=True):
         _require(0 < blob.length <= MAX_BLOB_BYTES, Reason.CEREMONY_FIELD, field)
+        _require(state.get_key_task(blob.root) is None, Reason.CEREMONY_KEY_USED, blob.root.hex())
+    _require(keys[0].root != keys[1].root, Reason.CEREMONY_FIELD, "relin_keys")
     own = CeremonyConfirmation(sender, payload.public_key, payload.relin_keys)
     confirmations = (*record.confirmations, own)
     record = replace(record, confirmations=confirmations)
@@ -176,6 +181,8 @@ def apply_confirm_ceremony(
         record = replace(record, status=CeremonyStatus.FAILED)
     elif len(confirmations) == len(record.create.members):
         record = replace(record, status=CeremonyStatus.READY)
+        for blob in keys:
+            state = state.with_key_task(blob.root, payload.ceremony)
     return state.with_ceremony(payload.ceremony, record)
 
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from consensus.claims import verify_claim
 from consensus.codec import encode
+from consensus.committee import check_cosignatures, get_committee
 from consensus.context import BlockContext
 from consensus.crypto import hash_domain
 from consensus.errors import InvalidTransaction, Reason
 from consensus.finality import is_quorum
+from consensus.identifiers import compute_opening_hash, get_content
 from consensus.openings import get_task_parts
 from consensus.payload import Accuse, ReportOpenings, ReportVotes, SignedOpening, WrongBundle, WrongLoss
 from consensus.publication import get_step_batches
@@ -17,7 +19,7 @@ from consensus.records import AccusationRecord
 from consensus.settlement import LIVING, close_task
 from consensus.state import State
 from consensus.transaction import SignedTransaction, verify_transaction
-from consensus.types import Address, Amount, Hash32
+from consensus.types import Address, Amount, Hash32, Signature
 from consensus.vote import Vote, is_slashable, verify_vote
 
 
@@ -69,24 +71,34 @@ def apply_report_votes(state: State, payload: ReportVotes, ctx: BlockContext) ->
 # --- openings ---------------------------------------------------------------------------------
 
 
-def _check_opening(signed: SignedOpening, custody: Address, ctx: BlockContext) -> None:
+def _check_opening(state: State, signed: SignedOpening, ctx: BlockContext) -> None:
+    """By the custody as its transaction, or by enough members of a committee in the opening itself."""
+    task_state, _, draft = get_task_parts(state, signed.opening.task)
+    committee = get_committee(state, draft)
+    if committee is not None:
+        try:
+            check_cosignatures(signed.opening, committee, ctx.chain_id)
+        except InvalidTransaction as error:
+            raise InvalidTransaction(Reason.EVIDENCE_SIGNATURE, str(error)) from error
+        return
+    custody = task_state.custody
     transaction = SignedTransaction(ctx.chain_id, custody, 0, signed.opening, signed.signature)
     _require(verify_transaction(transaction), Reason.EVIDENCE_SIGNATURE, custody.hex())
 
 
 def is_equivocal(first: SignedOpening, second: SignedOpening) -> bool:
-    """Two different openings of one kind for one step; whether they are signed is not looked at."""
+    """Two different contents of one kind for one step; whether they are signed is not looked at."""
     a, b = first.opening, second.opening
-    return type(a) is type(b) and (a.task, a.step) == (b.task, b.step) and a != b
+    is_one_step = type(a) is type(b) and (a.task, a.step) == (b.task, b.step)
+    return is_one_step and compute_opening_hash(a) != compute_opening_hash(b)
 
 
 def apply_report_openings(state: State, payload: ReportOpenings, ctx: BlockContext) -> State:
     """Closes the task; the custody loses its bond, or the bond's lock if the task has ended."""
     first, second = payload.first, payload.second
     _require(is_equivocal(first, second), Reason.EVIDENCE_HARMLESS, first.opening.task.hex())
-    task_state, _, _ = get_task_parts(state, first.opening.task)
     for signed in (first, second):
-        _check_opening(signed, task_state.custody, ctx)
+        _check_opening(state, signed, ctx)
     return _forfeit_bond(state, first.opening.task, ctx)
 
 
@@ -109,7 +121,12 @@ def _forfeit_bond(state: State, task: Hash32, ctx: BlockContext) -> State:
 
 
 def compute_accusation_id(accusation: WrongBundle | WrongLoss) -> Hash32:
-    """What the accusations of several validators are counted under."""
+    """What the accusations of several validators are counted under.
+
+    Not by whom a loss was signed: there may be as many signatures of one content as sets of members.
+    """
+    if isinstance(accusation, WrongLoss):
+        accusation = replace(accusation, opening=get_content(accusation.opening), signature=Signature(b""))
     return hash_domain("accusation", encode(accusation))
 
 
@@ -124,9 +141,9 @@ def _check_wrong_bundle(state: State, accusation: WrongBundle, ctx: BlockContext
 
 def _check_wrong_loss(state: State, accusation: WrongLoss, ctx: BlockContext) -> None:
     opening = accusation.opening
-    task_state, _, _ = get_task_parts(state, opening.task)
+    get_task_parts(state, opening.task)
     _require(accusation.canonical != opening.ciphertext, Reason.EVIDENCE_HARMLESS, "the canonical loss")
-    _check_opening(SignedOpening(opening, accusation.signature), task_state.custody, ctx)
+    _check_opening(state, SignedOpening(opening, accusation.signature), ctx)
 
 
 def apply_accuse(state: State, sender: Address, payload: Accuse, ctx: BlockContext) -> State:

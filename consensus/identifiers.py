@@ -1,6 +1,8 @@
 """Names of things: every hash by which blocks, transactions, tasks and openings refer to each other."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from consensus.block import Header, Work
 from consensus.codec import encode, encode_integers
@@ -10,6 +12,8 @@ from consensus.task import Draft, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
 from consensus.vote import Vote
+
+Opening = TypeVar("Opening", bound=OpenGradient | OpenLoss)
 
 
 def compute_chain_id(genesis: Genesis) -> Hash32:
@@ -32,8 +36,14 @@ def compute_task_id(publication: PublishTask) -> Hash32:
     return hash_domain("task", encode(publication))
 
 
+def get_content(opening: Opening) -> Opening:
+    """The opening without whatever signs it: what names it, and what members sign."""
+    return replace(opening, cosignatures=()) if opening.cosignatures else opening
+
+
 def compute_opening_hash(opening: OpenGradient | OpenLoss) -> Hash32:
-    return hash_domain("opening", encode(opening))
+    """Of the content alone: the same for every set of signers."""
+    return hash_domain("opening", encode(get_content(opening)))
 
 
 def compute_weights_digest(weights: tuple[int, ...]) -> Hash32:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from consensus.ceremonies import CreateCeremony
 from consensus.claims import verify_claim
+from consensus.committee import check_confirmations, check_signers, get_committee
 from consensus.context import BlockContext
 from consensus.crypto import hash_domain
 from consensus.errors import InvalidTransaction, Reason
@@ -12,7 +14,7 @@ from consensus.optimizer import apply_opening
 from consensus.publication import MAX_OPENED, get_step_batches
 from consensus.records import Qualified, TaskState, TaskStatus
 from consensus.state import State
-from consensus.task import Claim, Credit, Draft, OpenGradient, OpenLoss, PublishTask
+from consensus.task import Claim, Credit, Draft, OpenGradient, OpenLoss, PublishTask, SealedClaim
 from consensus.types import Address, Hash32
 
 
@@ -42,11 +44,11 @@ def _check_opening(
     sender: Address,
     task_state: TaskState,
     publication: PublishTask,
+    committee: CreateCeremony | None,
     ctx: BlockContext,
 ) -> None:
-    """The rules that both kinds share: signer, life of the task, step, link, weights."""
-    if sender != task_state.custody:
-        raise InvalidTransaction(Reason.OPENING_CUSTODY, sender.hex())
+    """The rules that both kinds share: signers, life of the task, step, link, weights."""
+    check_signers(opening, sender, task_state.custody, committee, ctx.chain_id)
     if task_state.status == TaskStatus.PENDING:
         raise InvalidTransaction(Reason.TASK_PENDING, opening.task.hex())
     if task_state.status != TaskStatus.OPEN:
@@ -89,18 +91,25 @@ def _check_claims(state: State, opening: OpenGradient, publication: PublishTask,
             raise InvalidTransaction(Reason.OPENING_CLAIM_SIGNATURE, f"batch {claim.batch}")
 
 
-def _add_credits(credits: tuple[Credit, ...], claims: tuple[Claim, ...]) -> tuple[Credit, ...]:
+def get_credited(opening: OpenGradient) -> tuple[Address, ...]:
+    """Whose work the opening credits, once for each batch: claimants, then who confirmed them."""
+    claims: tuple[Claim | SealedClaim, ...] = (*opening.claims, *opening.confirmations)
+    return tuple(claim.miner for claim in claims)
+
+
+def _add_credits(credits: tuple[Credit, ...], miners: Iterable[Address]) -> tuple[Credit, ...]:
     batches = {credit.miner: credit.batches for credit in credits}
-    for claim in claims:
-        batches[claim.miner] = batches.get(claim.miner, 0) + 1
+    for miner in miners:
+        batches[miner] = batches.get(miner, 0) + 1
     return tuple(Credit(miner, batches[miner]) for miner in sorted(batches))
 
 
 def apply_open_gradient(state: State, sender: Address, opening: OpenGradient, ctx: BlockContext) -> State:
     """The next step's weights, and a credit for each of its batches."""
     task_state, publication, draft = get_task_parts(state, opening.task)
-    _check_opening(opening, sender, task_state, publication, ctx)
-    if task_state.gradient_openings >= draft.max_gradient_openings:
+    committee = get_committee(state, draft)
+    _check_opening(opening, sender, task_state, publication, committee, ctx)
+    if task_state.gradient_openings + opening.attempt > draft.max_gradient_openings:
         raise InvalidTransaction(Reason.OPENING_LIMIT, str(draft.max_gradient_openings))
     if is_loss_due(task_state, publication):
         raise InvalidTransaction(Reason.OPENING_LOSS_DUE, f"step {opening.step}")
@@ -110,6 +119,10 @@ def apply_open_gradient(state: State, sender: Address, opening: OpenGradient, ct
     if any(abs(g) > MAX_OPENED for g in opening.gradient):
         raise InvalidTransaction(Reason.OPENING_BOUND, f"a number beyond {MAX_OPENED}")
     _check_claims(state, opening, publication, ctx)
+    if committee is not None:
+        check_confirmations(state, opening, ctx.chain_id)
+    elif opening.confirmations:
+        raise InvalidTransaction(Reason.OPENING_CONFIRMATIONS, "a single custodian checks bundles itself")
     weights, momentum = apply_opening(
         task_state.weights,
         task_state.momentum,
@@ -125,8 +138,8 @@ def apply_open_gradient(state: State, sender: Address, opening: OpenGradient, ct
         momentum=momentum,
         previous=compute_opening_hash(opening),
         loss_opened=False,
-        gradient_openings=task_state.gradient_openings + 1,
-        interval_credits=_add_credits(task_state.interval_credits, opening.claims),
+        gradient_openings=task_state.gradient_openings + opening.attempt,
+        interval_credits=_add_credits(task_state.interval_credits, get_credited(opening)),
     )
     return state.with_task(opening.task, changed)
 
@@ -134,10 +147,10 @@ def apply_open_gradient(state: State, sender: Address, opening: OpenGradient, ct
 def apply_open_loss(state: State, sender: Address, opening: OpenLoss, ctx: BlockContext) -> State:
     """Remembers the loss; every further rung that it meets is qualified, with the credits since the last."""
     task_state, publication, draft = get_task_parts(state, opening.task)
-    _check_opening(opening, sender, task_state, publication, ctx)
+    _check_opening(opening, sender, task_state, publication, get_committee(state, draft), ctx)
     if opening.step not in publication.loss_schedule:
         raise InvalidTransaction(Reason.OPENING_UNSCHEDULED, f"step {opening.step}")
-    if task_state.loss_openings >= draft.max_loss_openings:
+    if task_state.loss_openings + opening.attempt > draft.max_loss_openings:
         raise InvalidTransaction(Reason.OPENING_LIMIT, str(draft.max_loss_openings))
     if abs(opening.loss) > MAX_OPENED:
         raise InvalidTransaction(Reason.OPENING_BOUND, str(opening.loss))
@@ -147,7 +160,7 @@ def apply_open_loss(state: State, sender: Address, opening: OpenLoss, ctx: Block
         previous=opening_hash,
         loss_opened=True,
         last_loss=opening.loss,
-        loss_openings=task_state.loss_openings + 1,
+        loss_openings=task_state.loss_openings + opening.attempt,
     )
     first, ladder = task_state.next_rung, publication.ladder
     stop = first

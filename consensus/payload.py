@@ -78,7 +78,10 @@ class ReportVotes:
 
 @dataclass(frozen=True, slots=True)
 class SignedOpening:
-    """An opening with its custody's signature of the transaction that carries it."""
+    """An opening with its custody's signature of the transaction that carries it.
+
+    A committee's cosignatures stand in the opening itself; who carried it does not matter.
+    """
 
     opening: OpenGradient | OpenLoss
     signature: Signature
@@ -103,7 +106,7 @@ class WrongBundle:
 
 @dataclass(frozen=True, slots=True)
 class WrongLoss:
-    """A signed loss opening whose ciphertext hash does not recompute."""
+    """A signed loss opening whose ciphertext hash does not recompute; signed as a `SignedOpening`."""
 
     opening: OpenLoss
     signature: Signature

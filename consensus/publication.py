@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+from consensus.ceremonies import CeremonyStatus
 from consensus.context import BlockContext
 from consensus.errors import InvalidTransaction, Reason
 from consensus.identifiers import compute_draft_hash, compute_task_id
@@ -18,6 +19,8 @@ MAX_GRADIENT_OPENINGS = 2**17
 MAX_OPENED = 2**53 - 1
 """Bound of every opened integer, and of all that is compared or added with one."""
 MAX_SHIFT = 256
+MAX_CLAIMANTS = 8
+"""Miners credited for one batch of a committee's task; their fees are escrowed for every batch."""
 MAX_TITLE = 200
 MAX_STATEMENT = 16_384
 MAX_MODEL_BYTES = 65_536
@@ -46,7 +49,9 @@ def _check_draft(draft: Draft) -> None:
     require(draft.public_key.length > 0, "public_key")
     require(draft.relin_keys.length > 0, "relin_keys")
     require(draft.public_key.root != draft.relin_keys.root, "relin_keys")
-    require(draft.clipping in CLIPPINGS, "clipping")
+    # A committee can't look into single patches, so it can't clip them.
+    is_committee = draft.ceremony != ZERO_HASH
+    require(draft.clipping in CLIPPINGS and (draft.clipping == "box") == is_committee, "clipping")
     for field in ("gradient_scale_bits", "loss_scale_bits"):
         require(0 <= getattr(draft, field) <= 62, field)
     for field in ("gradient_clip", "loss_clip"):
@@ -58,8 +63,24 @@ def _check_draft(draft: Draft) -> None:
     require(len(draft.privacy) <= MAX_STATEMENT, "privacy")
 
 
+def _check_ceremony(state: State, sender: Address, draft: Draft) -> None:
+    """A committee's draft names the keys of a ceremony that is ready; the sender took part in it."""
+    record = state.get_ceremony(draft.ceremony)
+    if record is None:
+        raise InvalidTransaction(Reason.CEREMONY_UNKNOWN, draft.ceremony.hex())
+    _require(record.status is not CeremonyStatus.RUNNING, Reason.CEREMONY_UNREADY, record.status)
+    _require(record.status is CeremonyStatus.READY, Reason.CEREMONY_ENDED, record.status)
+    _require(sender in record.create.members, Reason.CEREMONY_MEMBER, sender.hex())
+    for field in ("public_key", "relin_keys"):
+        made = getattr(record.confirmations[0], field)
+        _require(getattr(draft, field) == made, Reason.DRAFT_CEREMONY, field)
+    _require(draft.preset == record.create.preset, Reason.DRAFT_CEREMONY, "preset")
+
+
 def apply_draft(state: State, sender: Address, payload: DraftTask, ctx: BlockContext) -> State:
     _check_draft(payload.draft)
+    if payload.draft.ceremony != ZERO_HASH:
+        _check_ceremony(state, sender, payload.draft)
     draft = compute_draft_hash(ctx.chain_id, payload.draft)
     _require(state.get_draft(draft) is None, Reason.DRAFT_KNOWN, draft.hex())
     return state.with_draft(draft, DraftRecord(payload.draft, sender, used=False))
@@ -144,6 +165,8 @@ def get_task_blobs(state: State, publication: PublishTask, validation_only: bool
 def compute_escrow(publication: PublishTask, draft: Draft) -> int:
     """The most that rewards and fees can cost, without the bond."""
     fees = publication.batch_fee * publication.batches_per_step * draft.max_gradient_openings
+    if draft.ceremony != ZERO_HASH:
+        fees *= MAX_CLAIMANTS
     return fees + sum(milestone.reward for milestone in publication.ladder)
 
 
@@ -196,8 +219,10 @@ def apply_publish(state: State, sender: Address, payload: PublishTask, ctx: Bloc
     _require(not record.used, Reason.DRAFT_USED, payload.draft.hex())
     draft = record.draft
     keys = (draft.public_key.root, draft.relin_keys.root)
+    # Those of a ready ceremony are kept for the drafts that name it, of which one is published.
+    unused = None if draft.ceremony == ZERO_HASH else draft.ceremony
     for root in keys:
-        _require(state.get_key_task(root) is None, Reason.PUBLISH_KEY_USED, root.hex())
+        _require(state.get_key_task(root) == unused, Reason.PUBLISH_KEY_USED, root.hex())
     training = _check_contributions(state, payload)
     _check_publication(payload, draft, len(training), ctx)
     escrow = compute_escrow(payload, draft)

@@ -239,6 +239,6 @@ class TaskList:
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """The one task in which a key root appears."""
+    """The one task or federation in which a key root appears; before, the ceremony that made it."""
 
     task: Hash32

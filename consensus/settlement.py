@@ -11,7 +11,7 @@ from consensus.openings import get_task_parts, is_loss_due
 from consensus.payload import SettleTask
 from consensus.records import Lock, Settled, TaskState, TaskStatus, Unsettled
 from consensus.state import State
-from consensus.task import Available, Credit, ExpireTask, PublishTask
+from consensus.task import Available, Credit, Draft, ExpireTask, PublishTask
 from consensus.types import Address, Amount, Hash32, Millis
 
 LIVING = (TaskStatus.PENDING, TaskStatus.OPEN, TaskStatus.CLOSING)
@@ -159,9 +159,7 @@ def close_task(
     return state.with_task(task, task_state)
 
 
-def is_expirable(
-    task_state: TaskState, publication: PublishTask, max_gradient_openings: int, ctx: BlockContext
-) -> bool:
+def is_expirable(task_state: TaskState, publication: PublishTask, draft: Draft, ctx: BlockContext) -> bool:
     """True when nothing can be opened any more, or the deadline is over, and no milestone is pending.
 
     A milestone that a work block has taken is pending until the time for verdicts on it is over.
@@ -170,8 +168,12 @@ def is_expirable(
         return False
     if ctx.time > publication.deadline or task_state.status == TaskStatus.CLOSING:
         return True
-    is_spent = task_state.gradient_openings >= max_gradient_openings
-    return is_spent and not is_loss_due(task_state, publication) and not task_state.qualified
+    if is_loss_due(task_state, publication):
+        # A committee's retries may leave a scheduled loss without an opening, and the gradients behind it.
+        is_spent = task_state.loss_openings >= draft.max_loss_openings
+    else:
+        is_spent = task_state.gradient_openings >= draft.max_gradient_openings
+    return is_spent and not task_state.qualified
 
 
 def apply_expire(state: State, payload: ExpireTask, ctx: BlockContext) -> State:
@@ -180,7 +182,7 @@ def apply_expire(state: State, payload: ExpireTask, ctx: BlockContext) -> State:
     task_state, publication, draft = get_task_parts(state, payload.task)
     if task_state.status not in LIVING:
         raise InvalidTransaction(Reason.TASK_ENDED, task_state.status)
-    if not is_expirable(task_state, publication, draft.max_gradient_openings, ctx):
+    if not is_expirable(task_state, publication, draft, ctx):
         raise InvalidTransaction(Reason.EXPIRE_EARLY, payload.task.hex())
     state = settle_accepted(state, payload.task, lambda item: is_verdict_over(item, ctx), ctx)
     task_state, _, _ = get_task_parts(state, payload.task)

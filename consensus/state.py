@@ -343,7 +343,7 @@ class State:
         return tasks.tasks if tasks else ()
 
     def get_key_task(self, key_root: Hash32) -> Hash32 | None:
-        """The task in which a key root appears, if any."""
+        """The task or federation in which a key root appears, or the ready ceremony that made it, if any."""
         use = self._get(KeyUse, b"key/" + key_root)
         return use.task if use else None
 

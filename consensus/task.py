@@ -50,6 +50,8 @@ class Draft:
     max_loss_openings: int
     privacy: str
     """The privacy statement that contributors sign."""
+    ceremony: Hash32
+    """The ceremony that made the keys, of whose members the sender is one; ZERO_HASH: a single custodian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,27 @@ class Claim:
     """Index into the task's batches."""
     bundle: BlobRef
     miner: Address
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class SealedClaim:
+    """A claim that does not tell the root: made for a committee's task by a miner that has the bundle."""
+
+    task: Hash32
+    step: int
+    batch: int
+    seal: Hash32
+    """`compute_seal` of the bundle's root and the miner, so that a copied one is nobody else's."""
+    miner: Address
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Cosignature:
+    """A committee member's signature of an opening's content."""
+
+    member: Address
     signature: Signature
 
 
@@ -162,7 +185,10 @@ class Available:
 
 @dataclass(frozen=True, slots=True)
 class OpenGradient:
-    """The custody's opening of one step: an integer sum, bound to everything that led to it."""
+    """The custody's opening of one step: an integer sum, bound to everything that led to it.
+
+    All but the cosignatures is its content, by which it is named: other signers make no other opening.
+    """
 
     task: Hash32
     step: int
@@ -172,7 +198,13 @@ class OpenGradient:
     """Digest of the weights the bundles were computed with."""
     claims: tuple[Claim, ...]
     """Exactly the step's batches, ascending by batch index, one claim each."""
+    confirmations: tuple[SealedClaim, ...]
+    """A committee's: who else had the same bundles, by batch, then miner; empty for a single custodian."""
     gradient: tuple[int, ...]
+    attempt: int
+    """1; 2 for a committee's counted retry with another subset of members."""
+    cosignatures: tuple[Cosignature, ...]
+    """Of at least the threshold of the committee, by ascending member; empty for a single custodian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +218,9 @@ class OpenLoss:
     ciphertext: Hash32
     """Hash over the loss ciphertexts of all validation batches, in order."""
     loss: int
+    attempt: int
+    """As of a gradient."""
+    cosignatures: tuple[Cosignature, ...]
 
 
 @dataclass(frozen=True, slots=True)

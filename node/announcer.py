@@ -19,6 +19,7 @@ from consensus.federations import (
 )
 from consensus.identifiers import compute_block_hash, compute_opening_hash
 from consensus.jobs import CloseCommits, CommitResult, ExpireJob, RequestInference, RevealResult
+from consensus.openings import get_credited
 from consensus.payload import Verdict
 from consensus.state import State
 from consensus.task import OpenGradient, OpenLoss
@@ -144,7 +145,7 @@ def get_loss_scale(state: State, task: Hash32) -> float:
 
 
 def _count_miners(opening: OpenGradient) -> list[JsonValue]:
-    counts = Counter(claim.miner for claim in opening.claims)
+    counts = Counter(get_credited(opening))
     return [{"miner": miner.hex(), "batches": count} for miner, count in counts.most_common()]
 
 

@@ -260,7 +260,7 @@ class Core:
         if refusal is not None:
             return Admission(transaction_id, False, reason="MEMPOOL_FULL", detail=refusal)
         if not self.mempool.add(transaction):
-            detail = "another opening of this step, or commitment for this job, is pending"
+            detail = "another opening of this step, or commitment for this job or round, is pending"
             return Admission(transaction_id, False, reason="MEMPOOL_CONFLICT", detail=detail)
         self.announce(Kind.TRANSACTION, transaction_id, encode(transaction))
         self.pulse.beat()

@@ -153,7 +153,7 @@ class Custody:
             ciphertext = Hash32(base.get_workload(draft.kind).compute_loss_hash(losses))
             patches = sum(batch.patches for batch in definition.validation)
             unopened = OpenLoss(
-                definition.id, step, tip.state.previous, compute_weights_digest(weights), ciphertext, 0
+                definition.id, step, tip.state.previous, compute_weights_digest(weights), ciphertext, 0, 1, ()
             )
             loss = await self._pool.run(
                 (await self._get_custodian(definition)).open_loss,
@@ -167,7 +167,7 @@ class Custody:
             return False
         core.work.verdicts.remember(LossCheck(definition.id, step, weights), ciphertext)
         opening = OpenLoss(
-            definition.id, step, tip.state.previous, compute_weights_digest(weights), ciphertext, loss
+            definition.id, step, tip.state.previous, compute_weights_digest(weights), ciphertext, loss, 1, ()
         )
         logger.info("opened the loss at step %d: %.6f", step, loss / 2**draft.loss_scale_bits)
         return self._publish(self._store_opening("loss", opening))
@@ -300,14 +300,14 @@ class Custody:
         sums = tuple(sum(column) for column in zip(*(bundle.sums for bundle in bundles), strict=True))
         claims = tuple(bundle.claim for bundle in bundles)
         digest = compute_weights_digest(tip.state.weights)
-        unopened = OpenGradient(definition.id, step, tip.state.previous, digest, claims, ())
+        unopened = OpenGradient(definition.id, step, tip.state.previous, digest, claims, (), (), 1, ())
         gradient = await self._pool.run(
             (await self._get_custodian(definition)).open_gradient,
             sums,
             draft.gradient_noise,
             core.chain.chain_id + encode(unopened),
         )
-        opening = OpenGradient(definition.id, step, tip.state.previous, digest, claims, gradient)
+        opening = replace(unopened, gradient=gradient)
         logger.info("opened step %d", step)
         transaction = self._store_opening("gradient", opening)
         # Sums without noise have no use from here on, so they are not kept.

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 
 from consensus.block import Block
 from consensus.codec import decode_stored
+from consensus.committee import check_cosignatures, get_committee
+from consensus.errors import InvalidTransaction
 from consensus.evidence import is_equivocal
 from consensus.payload import ReportOpenings, SignedOpening
+from consensus.state import State, TaskState
 from consensus.task import OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
@@ -42,8 +45,9 @@ class OpeningWitness:
         opening = transaction.payload
         if not isinstance(opening, OpenGradient | OpenLoss):
             return
-        task = self._core.chain.head_state.get_task(opening.task)
-        if task is None or task.custody != transaction.sender:
+        state = self._core.chain.head_state
+        task = state.get_task(opening.task)
+        if task is None or not self._is_signed(state, task, transaction, opening):
             return
         signed = SignedOpening(opening, transaction.signature)
         place: Place = (opening.task, type(opening), opening.step)
@@ -55,6 +59,23 @@ class OpeningWitness:
         self._first[place] = first or signed
         while len(self._first) > MAX_SEEN:
             self._first.popitem(last=False)
+
+    def _is_signed(
+        self, state: State, task: TaskState, transaction: SignedTransaction, opening: OpenGradient | OpenLoss
+    ) -> bool:
+        """By its custody; of a committee by enough members, whoever sends it."""
+        publication = state.get_publication(opening.task)
+        draft = state.get_draft(publication.draft) if publication else None
+        if draft is None:
+            return False
+        committee = get_committee(state, draft.draft)
+        if committee is None:
+            return task.custody == transaction.sender
+        try:
+            check_cosignatures(opening, committee, transaction.chain_id)
+        except InvalidTransaction:
+            return False
+        return True
 
     def _find_on_chain(self, place: Place) -> Iterator[SignedOpening]:
         task, kind, step = place

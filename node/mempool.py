@@ -133,12 +133,14 @@ class Mempool:
 
 
 def _get_place(transaction: SignedTransaction) -> tuple[Hash32, bytes] | None:
-    """What one pending transaction alone may be: the next opening of a task, a sender's part in a job."""
+    """What one pending transaction alone may be: a task's next opening, a sender's part in a job or round."""
     payload = transaction.payload
     if isinstance(payload, OpenGradient | OpenLoss):
         return payload.task, payload.previous
     if isinstance(payload, CommitResult):
         return payload.job, transaction.sender
+    if isinstance(payload, CommitRound):
+        return payload.ceremony, transaction.sender + bytes([payload.round % 256])
     return None
 
 
@@ -155,22 +157,16 @@ def _get_rank(pooled: PooledTransaction) -> tuple[int, int]:
             return 2, 1
         case RevealResult() | ExpireJob():
             return 2, 2
-        case Available() | SubmitUpdate():
+        case Available() | SubmitUpdate() | CommitRound():
             return 2, 0
-        case AttestUpdates():
+        case AttestUpdates() | RevealRound():
             return 2, 1
-        case CloseRound() | ConfirmSum():
+        case CloseRound() | ConfirmSum() | ConfirmCeremony():
             return 2, 2
         case OpenSum() | JudgeRound():
             return 2, 3
-        case SettleRound() | EndFederation():
+        case SettleRound() | EndFederation() | EndCeremony():
             return 2, 4
-        case RevealRound():
-            return 2, 0
-        case CommitRound() | ConfirmCeremony():
-            return 2, 1
-        case EndCeremony():
-            return 2, 2
         case PublishTask():
             return 1, pooled.transaction.nonce
         case _:

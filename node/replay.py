@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from consensus.claims import verify_claim
 from consensus.identifiers import compute_opening_hash, compute_weights_digest
-from consensus.openings import rank_credits
+from consensus.openings import get_credited, rank_credits
 from consensus.optimizer import apply_opening
 from consensus.publication import get_step_batches
 from consensus.task import Claim, Credit, OpenGradient, OpenLoss
@@ -67,8 +67,8 @@ def replay_openings(
         before, previous = previous, compute_opening_hash(opening)
         result.openings += 1
         if isinstance(opening, OpenGradient):
-            for claim in opening.claims:
-                credits[claim.miner] = credits.get(claim.miner, 0) + 1
+            for miner in get_credited(opening):
+                credits[miner] = credits.get(miner, 0) + 1
             rate, shift = publication.optimizer.learning_rates[step], publication.optimizer.shift
             weights, momentum = apply_opening(
                 weights, momentum, opening.gradient, rate, shift, draft.weight_box

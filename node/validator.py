@@ -80,8 +80,7 @@ class Expirer:
         context = get_next_context(core.chain, core.clock.now_ms())
         grace = 0 if definition.custody == core.address else EXPIRE_GRACE_MS
         late = replace(context, time=Millis(max(0, context.time - grace)))
-        most = definition.draft.max_gradient_openings
-        if not is_expirable(task, definition.publication, most, late):
+        if not is_expirable(task, definition.publication, definition.draft, late):
             return
         transaction = core.sign(ExpireTask(task_id))
         if not core.is_pending(transaction) and core.admit(transaction).accepted:

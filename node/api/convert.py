@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from consensus.identifiers import compute_weights_digest
+from consensus.openings import get_credited
 from consensus.state import Qualified, State, TaskState, get_account_key
-from consensus.task import Claim, Draft, Milestone, OpenGradient, OpenLoss, PublishTask
+from consensus.task import Draft, Milestone, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Address, Hash32
 from consensus.vote import Checkpoint
@@ -253,7 +254,7 @@ class TaskReader:
         counts: Counter[Address] = Counter()
         for found in self.view.get_openings(self.id):
             if isinstance(found.opening, OpenGradient):
-                counts.update(claim.miner for claim in found.opening.claims)
+                counts.update(get_credited(found.opening))
         return tuple(
             schemas.MinerCreditModel(
                 miner=miner.hex(), organisation=self.state.get_account(miner).organisation, batches=count
@@ -294,12 +295,12 @@ class TaskReader:
     def build_steps(self) -> tuple[schemas.StepModel, ...]:
         """Every step with an opening, ascending."""
         losses: dict[int, tuple[OpeningRecord, int]] = {}
-        gradients: dict[int, tuple[OpeningRecord, Sequence[Claim]]] = {}
+        gradients: dict[int, tuple[OpeningRecord, Sequence[Address]]] = {}
         for found in self.view.get_openings(self.id):
             if isinstance(found.opening, OpenLoss):
                 losses[found.opening.step] = found, found.opening.loss
             else:
-                gradients[found.opening.step] = found, found.opening.claims
+                gradients[found.opening.step] = found, get_credited(found.opening)
         rates = self.publication.optimizer.learning_rates
         steps = []
         for step in sorted(losses.keys() | gradients.keys()):
@@ -336,7 +337,7 @@ class TaskReader:
             loss_value=self.scale_loss(opening.loss) if isinstance(opening, OpenLoss) else None,
             ciphertext=opening.ciphertext.hex() if isinstance(opening, OpenLoss) else None,
             recomputed=found.recomputed,
-            credits=build_credits(opening.claims) if isinstance(opening, OpenGradient) else (),
+            credits=build_credits(get_credited(opening)) if isinstance(opening, OpenGradient) else (),
         )
 
     def build_model(self) -> schemas.TrainedModel | None:
@@ -368,9 +369,9 @@ def build_model_summary(model: schemas.TrainedModel) -> schemas.ModelSummaryMode
     return schemas.ModelSummaryModel(**{name: getattr(model, name) for name in names})
 
 
-def build_credits(claims: Iterable[Claim]) -> tuple[CreditModel, ...]:
+def build_credits(miners: Iterable[Address]) -> tuple[CreditModel, ...]:
     """Who computed how many of the batches, most first."""
-    counts = Counter(claim.miner for claim in claims)
+    counts = Counter(miners)
     return tuple(
         CreditModel(miner=miner.hex(), batches=count)
         for miner, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -64,6 +64,22 @@ class ClaimModel(Model):
     signature: Hex64
 
 
+class SealedClaimModel(Model):
+    """A claim that does not tell its bundle's root."""
+
+    task: Hex32
+    step: Count
+    batch: Count
+    seal: Hex32 = Field(description="Of the root and the miner")
+    miner: Hex32
+    signature: Hex64
+
+
+class CosignatureModel(Model):
+    member: Hex32
+    signature: Hex64
+
+
 class CheckpointModel(Model):
     height: Count
     hash: Hex32

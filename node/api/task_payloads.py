@@ -9,10 +9,12 @@ from node.api.fields import (
     AmountInt,
     BlobRefModel,
     ClaimModel,
+    CosignatureModel,
     Count,
     Hex32,
     HexBytes,
     Model,
+    SealedClaimModel,
     SignedInt,
     TimeMs,
 )
@@ -40,6 +42,9 @@ class DraftModel(Model):
     max_gradient_openings: Count
     max_loss_openings: Count
     privacy: str
+    ceremony: Hex32 = Field(
+        default="0" * 64, description="Id of the committee's ceremony; zeros: a single custodian"
+    )
 
 
 class BatchModel(Model):
@@ -116,7 +121,14 @@ class OpenGradientPayload(Model):
     previous: Hex32
     weights: Hex32
     claims: tuple[ClaimModel, ...]
+    confirmations: tuple[SealedClaimModel, ...] = Field(
+        default=(), description="A committee's: who else had the same bundles"
+    )
     gradient: tuple[SignedInt, ...]
+    attempt: Count = Field(default=1, description="2: a committee's retry, which counts twice")
+    cosignatures: tuple[CosignatureModel, ...] = Field(
+        default=(), description="Of members of the committee, over all other fields"
+    )
 
 
 class OpenLossPayload(Model):
@@ -127,6 +139,10 @@ class OpenLossPayload(Model):
     weights: Hex32
     ciphertext: Hex32
     loss: SignedInt
+    attempt: Count = Field(default=1, description="2: a committee's retry, which counts twice")
+    cosignatures: tuple[CosignatureModel, ...] = Field(
+        default=(), description="Of members of the committee, over all other fields"
+    )
 
 
 class ExpirePayload(Model):

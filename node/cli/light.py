@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from consensus.block import Header
 from consensus.identifiers import compute_block_hash, compute_chain_id
 from consensus.light import ConflictingFinality, LightError, LightReason, find_slashable
+from consensus.openings import get_credited
 from consensus.task import OpenGradient, OpenLoss
 from consensus.types import Address
 from node.cli.common import (
@@ -289,7 +290,7 @@ def opening(
         if isinstance(payload, OpenLoss):
             facts |= {"loss": payload.loss, "ciphertext": payload.ciphertext.hex()}
         if isinstance(payload, OpenGradient):
-            facts |= {"credited batches": len(payload.claims), "numbers": len(payload.gradient)}
+            facts |= {"credited batches": len(get_credited(payload)), "numbers": len(payload.gradient)}
         return facts | _describe(header)
 
     _run(context, ask, json)

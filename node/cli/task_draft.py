@@ -8,6 +8,7 @@ import typer
 
 from consensus.identifiers import compute_draft_hash
 from consensus.task import Draft, DraftTask
+from consensus.types import ZERO_HASH
 from node.cli.common import (
     CliError,
     ConfigOption,
@@ -140,6 +141,7 @@ def draft(
             max_gradient_openings=steps,
             max_loss_openings=loss_openings,
             privacy=statement,
+            ceremony=ZERO_HASH,
         )
         transaction = client.call(client.api.sign_and_submit(DraftTask(made)))
         height = wait_included(client, transaction, timeout)

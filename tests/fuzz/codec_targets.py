@@ -7,7 +7,7 @@ from consensus.block import Block, Body, Header, Work
 from consensus.claims import Presence
 from consensus.codec import CodecError, NonCanonicalError, decode, decode_stored, encode
 from consensus.params import Genesis
-from consensus.task import Claim
+from consensus.task import Claim, SealedClaim
 from consensus.transaction import SignedTransaction
 from consensus.tree import Proof
 from consensus.vote import Vote
@@ -23,6 +23,7 @@ ALWAYS: tuple[type, ...] = (
     Work,
     SignedTransaction,
     Claim,
+    SealedClaim,
     Presence,
     Vote,
     Proof,

@@ -6,7 +6,17 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 
 from consensus.block import Block
-from consensus.claims import Presence, sign_claim, sign_presence, verify_claim, verify_presence
+from consensus.ceremonies import CommitRound, ConfirmCeremony, EndCeremony, RevealRound
+from consensus.claims import (
+    Presence,
+    sign_claim,
+    sign_presence,
+    verify_claim,
+    verify_presence,
+    verify_sealed_claim,
+)
+from consensus.codec import encode
+from consensus.committee import sign_opening
 from consensus.crypto import SigningKey
 from consensus.errors import InvalidBlock
 from consensus.federations import (
@@ -50,11 +60,12 @@ from consensus.payload import (
     WrongLoss,
 )
 from consensus.state import State
-from consensus.task import Available, Claim, DraftTask, ExpireTask
+from consensus.task import Available, Claim, DraftTask, ExpireTask, OpenGradient, OpenLoss, SealedClaim
 from consensus.transaction import SignedTransaction, sign_transaction, verify_transaction
-from consensus.types import Address, Amount, Hash32, Height, Millis
+from consensus.types import Address, Amount, Hash32, Height, Millis, Signature
 from consensus.vote import Checkpoint, Vote, sign_vote, verify_vote
 from node.gossip.messages import FinalityReply
+from tests.unit.consensus.ceremonial import MEMBERS, Ceremonies, Committee, build_ceremony, build_committee
 from tests.unit.consensus.federated import build_federation
 from tests.unit.consensus.world import (
     BY_ADDRESS,
@@ -130,6 +141,17 @@ def carry_in_turn(world: World, *transactions: SignedTransaction) -> None:
     raise RuntimeError("it is nobody's turn")
 
 
+@cache
+def get_committee() -> Committee:
+    """A committee's task at a step without a loss, and another ceremony in its first round."""
+    committee = build_committee()
+    committee.open_loss(900)
+    committee.open_gradient()
+    another = Ceremonies(committee.world).create()
+    another.commit(MEMBERS[:2])
+    return committee
+
+
 def get_unsettled() -> World:
     """A milestone was taken and waits for verdicts."""
     return next(
@@ -164,6 +186,8 @@ def build_transactions() -> list[SignedTransaction]:
         *(world.sign(OUTSIDER, payload) for payload in build_governance(world)),
         *(world.sign(MINER_A, payload) for payload in build_job_payloads()),
         *(world.sign(MINER_A, payload) for payload in build_federation_payloads()),
+        *(world.sign(MINER_A, payload) for payload in build_ceremony_payloads()),
+        *build_shared(),
     ]
     return list(dict.fromkeys(transactions))
 
@@ -197,6 +221,39 @@ def build_federation_payloads() -> list[Payload]:
         JudgeRound(federation, 0, root, 2, 1),
         SettleRound(federation, 0),
         EndFederation(federation),
+    ]
+
+
+def build_shared() -> list[SignedTransaction]:
+    """What members of a committee send."""
+    committee, world = get_committee(), get_committee().world
+    running = world.state.get_ceremony_id(1)
+    assert running is not None
+    there = Ceremonies(world)
+    there.ceremony = running
+    opening = committee.build_gradient()
+    pair = (SignedOpening(item, Signature(b"")) for item in (opening, committee.build_gradient((1, 2, 3))))
+    return [
+        world.sign(MINER_B, opening),
+        world.sign(MINER_B, committee.build_gradient(attempt=2)),
+        world.sign(CUSTODY, committee.build_loss(10)),
+        world.sign(OUTSIDER, ReportOpenings(*pair)),
+        there.build_commit(MEMBERS[2]),
+        there.build_reveal(MEMBERS[0]),
+        there.build_end(MEMBERS[0]),
+    ]
+
+
+def build_ceremony_payloads() -> list[Payload]:
+    """Of a ceremony that no head knows, but for its creation."""
+    ceremony, root = (Hash32(bytes([number]) * 32) for number in (6, 7))
+    blob = build_blob("contribution")
+    return [
+        build_ceremony(),
+        CommitRound(ceremony, 0, root),
+        RevealRound(ceremony, 0, blob, bytes(32)),
+        ConfirmCeremony(ceremony, blob, build_blob("relin keys")),
+        EndCeremony(ceremony),
     ]
 
 
@@ -350,6 +407,13 @@ def _sign(value: object, world: World) -> object:
     if isinstance(value, Claim) and not verify_claim(chain_id, value):
         key = find_key(value.miner)
         return sign_claim(key, chain_id, value.task, value.step, value.batch, value.bundle)
+    if isinstance(value, SealedClaim) and not verify_sealed_claim(chain_id, value):
+        unsigned = replace(value, signature=Signature(b""))
+        signature = find_key(value.miner).sign("sealed-claim", chain_id + encode(unsigned))
+        return replace(value, signature=signature)
+    if isinstance(value, OpenGradient | OpenLoss):
+        signed = (sign_opening(find_key(item.member), chain_id, value) for item in value.cosignatures)
+        return replace(value, cosignatures=tuple(signed))
     if isinstance(value, Vote) and not verify_vote(chain_id, value):
         return sign_vote(find_key(value.validator), chain_id, value.source, value.target)
     if isinstance(value, SignedOpening | WrongLoss):
@@ -375,7 +439,12 @@ def _vote(
 
 
 def iterate_worlds() -> Iterator[World]:
-    """A few heads that differ in what they admit: no task, pending, open, qualified, unsettled, settled."""
+    """A few heads that differ in what they admit: no task, pending, open, qualified, unsettled, settled.
+
+    And one with a committee's task; the first and last are of the chain.
+    """
     scenes = get_scenes()
-    for at in (0, 4, 7, 9, 10, len(scenes) - 1):
+    for at in (0, 4, 7, 9, 10):
         yield scenes[at].world
+    yield get_committee().world
+    yield scenes[-1].world

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consensus.task import Batch, BlobRef, Draft, Milestone, Optimizer, PatientRange, PublishTask
-from consensus.types import Amount, Hash32, Millis
+from consensus.types import ZERO_HASH, Amount, Hash32, Millis
 from workloads.custodian import generate_keys
 from workloads.encryption import ContributionPlan
 from workloads.fusion import WORKLOAD, FusionSpec
@@ -61,6 +61,7 @@ class Material:
             max_gradient_openings=STEPS,
             max_loss_openings=STEPS,
             privacy="none: synthetic images",
+            ceremony=ZERO_HASH,
         )
 
     def build_publication(

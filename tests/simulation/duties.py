@@ -110,7 +110,7 @@ class Duties:
         draft = state.get_draft(publication.draft) if publication else None
         if publication is None or draft is None:
             return
-        if is_expirable(record, publication, draft.draft.max_gradient_openings, ctx):
+        if is_expirable(record, publication, draft.draft, ctx):
             # One that waits to be opened is not worth ending before its deadline.
             is_late = node.now > publication.deadline
             if (record.status != TaskStatus.PENDING or is_late) and self._once(

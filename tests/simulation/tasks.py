@@ -146,6 +146,7 @@ class TaskScript:
             max_gradient_openings=self.steps,
             max_loss_openings=len(self.plan.losses),
             privacy="none",
+            ceremony=ZERO_HASH,
         )
 
     def _build_openings(self) -> None:
@@ -158,13 +159,13 @@ class TaskScript:
                 ciphertext = compute_loss_ciphertext(self.task, step, weights)
                 if plan.mode == "lie" and len(self.openings) >= plan.at:
                     ciphertext = hash_domain("simulated-lie", ciphertext)
-                loss = OpenLoss(self.task, step, previous, digest, ciphertext, plan.losses[step // 2])
+                loss = OpenLoss(self.task, step, previous, digest, ciphertext, plan.losses[step // 2], 1, ())
                 previous = self._add(loss, replace(loss, loss=loss.loss - 1))
             if step == self.steps:
                 break
             gradient = (5 + step, 6, -7)
             opening = OpenGradient(
-                self.task, step, previous, digest, self._build_claims(step, digest), gradient
+                self.task, step, previous, digest, self._build_claims(step, digest), (), gradient, 1, ()
             )
             previous = self._add(opening, replace(opening, gradient=(5 + step, 6, -8)))
             weights, momentum = apply_opening(weights, momentum, gradient, 8, 4, 1_000)

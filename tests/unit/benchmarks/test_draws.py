@@ -53,7 +53,7 @@ def test_draws_are_what_the_custody_drew(tmp_path: Path) -> None:
     claim = sign_claim(
         SigningKey(bytes(32)), ZERO_HASH, ZERO_HASH, 0, 0, BlobRef(ZERO_HASH, bundle.stat().st_size)
     )
-    unopened = OpenGradient(ZERO_HASH, 0, ZERO_HASH, compute_weights_digest(weights), (claim,), ())
+    unopened = OpenGradient(ZERO_HASH, 0, ZERO_HASH, compute_weights_digest(weights), (claim,), (), (), 1, ())
     from he.packing import decrypt_bundle
 
     gradients = decrypt_bundle(private, SPEC.circuit, bundle)[:PATCHES]

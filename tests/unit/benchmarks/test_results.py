@@ -144,7 +144,7 @@ def build_chain() -> tuple[Draft, PublishTask, list[OpenGradient]]:
     openings = []
     for step, gradient in enumerate(((5, -300, 70), (40, 2, -9))):
         openings.append(
-            OpenGradient(ZERO_HASH, step, ZERO_HASH, compute_weights_digest(weights), (), gradient)
+            OpenGradient(ZERO_HASH, step, ZERO_HASH, compute_weights_digest(weights), (), (), gradient, 1, ())
         )
         rate, shift = publication.optimizer.learning_rates[step], publication.optimizer.shift
         weights, momentum = apply_opening(weights, momentum, gradient, rate, shift, draft.weight_box)

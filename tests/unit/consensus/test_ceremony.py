@@ -231,6 +231,15 @@ def test_strangers_and_latecomers_have_no_part(ceremony: Ceremony) -> None:
     assert ceremony.refuse(unknown) is Reason.CEREMONY_UNKNOWN
 
 
+def test_ready_keys_are_nobody_elses(ceremony: Ceremony) -> None:
+    ceremony.pass_all()
+    same = replace(ceremony.build_confirm(FIRST).payload, relin_keys=build_blob("public key"))  # type: ignore[type-var]
+    assert ceremony.refuse(ceremony.world.sign(FIRST, same)) is Reason.CEREMONY_FIELD
+    ceremony.world.carry(*(ceremony.build_confirm(key) for key in MEMBERS))
+    assert ceremony.world.state.get_key_task(build_blob("public key").root) == ceremony.id
+    assert ceremony.world.state.get_key_task(build_blob("relin key").root) == ceremony.id
+
+
 def test_different_keys_end_it(ceremony: Ceremony) -> None:
     ceremony.pass_all()
     ceremony.world.carry(ceremony.build_confirm(FIRST))

@@ -13,8 +13,11 @@ import msgpack
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from consensus.claims import Presence, sign_claim, sign_presence
+from consensus.ceremonies import CommitRound, ConfirmCeremony, CreateCeremony, EndCeremony, RevealRound
+from consensus.ceremony import compute_commitment as compute_round_commitment
+from consensus.claims import Presence, sign_claim, sign_presence, sign_sealed_claim
 from consensus.codec import decode, encode
+from consensus.committee import sign_opening
 from consensus.crypto import compute_blob_root, compute_chunk_hash, compute_merkle_root, hash_domain
 from consensus.federation_rounds import order_probation
 from consensus.federations import (
@@ -54,7 +57,16 @@ from consensus.payload import (
     WrongBundle,
     WrongLoss,
 )
-from consensus.task import Available, Claim, DraftTask, ExpireTask, OpenGradient, OpenLoss, PublishTask
+from consensus.task import (
+    Available,
+    Claim,
+    DraftTask,
+    ExpireTask,
+    OpenGradient,
+    OpenLoss,
+    PublishTask,
+    SealedClaim,
+)
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Amount, Hash32, Millis
 from consensus.vote import Vote
@@ -96,6 +108,7 @@ def build_vectors() -> dict[str, Vector]:
         **build_judgements(world, opening, loss),
         **build_jobs(world),
         **build_rounds(world),
+        **build_ceremonies(world),
         "accuse of a loss": world.sign(
             MINER_B,
             Accuse(WrongLoss(loss, world.sign(CUSTODY, loss).signature, hash_domain("test", b"canonical"))),
@@ -128,6 +141,21 @@ def build_vectors() -> dict[str, Vector]:
     vectors["vote"] = {"encoding": encode(vote).hex(), "chain_id": world.chain_id.hex()}
     claim = sign_claim(MINER_A, world.chain_id, world.task, 2, 1, build_blob("bundle"))
     vectors["claim"] = {"encoding": encode(claim).hex(), "chain_id": world.chain_id.hex()}
+    sealed = sign_sealed_claim(MINER_B, world.chain_id, world.task, 2, 1, build_blob("bundle").root)
+    vectors["sealed-claim"] = {
+        "encoding": encode(sealed).hex(),
+        "chain_id": world.chain_id.hex(),
+        "root": build_blob("bundle").root.hex(),
+    }
+    shared = replace(opening, confirmations=(sealed,), attempt=2)
+    signers = sorted((CUSTODY, MINER_A), key=lambda key: key.address)
+    cosignatures = tuple(sign_opening(key, world.chain_id, shared) for key in signers)
+    cosigned = replace(shared, cosignatures=cosignatures)
+    vectors["opening of a committee"] = {
+        "encoding": encode(cosigned).hex(),
+        "chain_id": world.chain_id.hex(),
+        "hash": compute_opening_hash(cosigned).hex(),
+    }
     presence = sign_presence(MINER_A, world.chain_id, world.task, Millis(5_000))
     vectors["presence"] = {"encoding": encode(presence).hex(), "chain_id": world.chain_id.hex()}
     block = world.build_work_block(MINER_A, payloads["transfer"])
@@ -217,6 +245,24 @@ def build_rounds(world: World) -> dict[str, SignedTransaction]:
     }
 
 
+def build_ceremonies(world: World) -> dict[str, SignedTransaction]:
+    """The kinds of key ceremonies."""
+    ceremony, salt = hash_domain("test", b"a ceremony"), bytes(range(32))
+    contribution = build_blob("contribution", 700)
+    digest = compute_round_commitment(ceremony, 2, MINER_A.address, contribution.root, salt)
+    keys = (build_blob("public key", 400), build_blob("relin keys", 500))
+    members = tuple(sorted((CUSTODY.address, MINER_A.address, MINER_B.address)))
+    return {
+        "create ceremony": world.sign(
+            CUSTODY, CreateCeremony("cardiac", "ckks-16384-60x5", members, 2, Millis(2**41))
+        ),
+        "commit round": world.sign(MINER_A, CommitRound(ceremony, 2, digest)),
+        "reveal round": world.sign(MINER_A, RevealRound(ceremony, 2, contribution, salt)),
+        "confirm ceremony": world.sign(MINER_B, ConfirmCeremony(ceremony, *keys)),
+        "end ceremony": world.sign(OUTSIDER, EndCeremony(ceremony)),
+    }
+
+
 VECTORS: dict[str, Vector] = json.loads(PATH.read_text()) if PATH.exists() else {}
 
 
@@ -229,7 +275,9 @@ TYPES = {
     "publication": PublishTask,
     "opening of a gradient": OpenGradient,
     "opening of a loss": OpenLoss,
+    "opening of a committee": OpenGradient,
     "claim": Claim,
+    "sealed-claim": SealedClaim,
     "presence": Presence,
     "vote": Vote,
 }
@@ -273,7 +321,7 @@ def read_merkle(tag: str, leaves: list[bytes]) -> bytes:
     return hash_tagged(tag + "-root", len(leaves).to_bytes(8, "big") + top)
 
 
-@pytest.mark.parametrize("tag", range(30))
+@pytest.mark.parametrize("tag", range(35))
 def test_transactions_read_independently(tag: int) -> None:
     name = [name for name in VECTORS if name.startswith("transaction")][tag]
     chain_id, sender, nonce, payload, signature = read(VECTORS[name])
@@ -299,7 +347,9 @@ def test_hashes_read_independently(name: str, tag: str, prefix: str, key: str) -
     assert hash_tagged(tag, data).hex() == vector[key]
 
 
-@pytest.mark.parametrize(("name", "miner_at"), [("claim", 4), ("presence", 1), ("vote", 0)])
+@pytest.mark.parametrize(
+    ("name", "miner_at"), [("claim", 4), ("sealed-claim", 4), ("presence", 1), ("vote", 0)]
+)
 def test_statements_read_independently(name: str, miner_at: int) -> None:
     *fields, signature = read(VECTORS[name])
     message = bytes.fromhex(VECTORS[name]["chain_id"]) + msgpack.packb([*fields, b""])
@@ -363,6 +413,28 @@ def test_commitments_read_independently() -> None:
     commit, reveal = (read(VECTORS[f"transaction: {name} result"]) for name in ("commit", "reveal"))
     (_, job, commitment), (_, _, result) = commit[3], reveal[3]
     assert commitment == hash_tagged("result-commitment", job + result + commit[1])
+
+
+def test_a_committees_opening_reads_independently() -> None:
+    """Its name and what members sign are of the content: the cosignatures, the last field, left out."""
+    *content, cosignatures = read(VECTORS["opening of a committee"])
+    name = hash_tagged("opening", msgpack.packb([*content, []]))
+    assert name.hex() == VECTORS["opening of a committee"]["hash"]
+    assert content[-1] == 2
+    for member, signature in cosignatures:
+        message = bytes.fromhex(VECTORS["opening of a committee"]["chain_id"]) + name
+        check_signed(member, "opening", message, signature)
+
+
+def test_seals_and_commitments_of_ceremonies_read_independently() -> None:
+    """H("claim-seal", root, miner); H("ceremony", ceremony, round, member, root, salt)."""
+    vector = VECTORS["sealed-claim"]
+    _, _, _, seal, miner, _ = read(vector)
+    assert seal == hash_tagged("claim-seal", bytes.fromhex(vector["root"]) + miner)
+    commit, reveal = (read(VECTORS[f"transaction: {name} round"]) for name in ("commit", "reveal"))
+    (_, ceremony, number, digest), (_, _, _, (root, _), salt) = commit[3], reveal[3]
+    data = ceremony + number.to_bytes(8, "big") + commit[1] + root + salt
+    assert digest == hash_tagged("ceremony", data)
 
 
 def test_leases_read_independently() -> None:

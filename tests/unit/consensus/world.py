@@ -54,7 +54,7 @@ from consensus.task import (
     Transfer,
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id, sign_transaction, uses_nonce
-from consensus.types import Address, Amount, Hash32, Height, Millis
+from consensus.types import ZERO_HASH, Address, Amount, Hash32, Height, Millis
 from consensus.upgrade import build_context
 from consensus.validation import validate_block
 from consensus.vote import Checkpoint, Vote, sign_vote
@@ -114,6 +114,7 @@ def build_draft(**changes: object) -> Draft:
         max_gradient_openings=6,
         max_loss_openings=5,
         privacy="none",
+        ceremony=ZERO_HASH,
     )
     return replace(draft, **changes)
 
@@ -365,7 +366,10 @@ class World:
             previous=task.previous,
             weights=compute_weights_digest(task.weights),
             claims=self.build_claims(task.step),
+            confirmations=(),
             gradient=gradient,
+            attempt=1,
+            cosignatures=(),
         )
         return replace(opening, **changes)
 
@@ -378,6 +382,8 @@ class World:
             weights=compute_weights_digest(task.weights),
             ciphertext=CIPHERTEXT,
             loss=loss,
+            attempt=1,
+            cosignatures=(),
         )
         return replace(opening, **changes)
 

@@ -23,7 +23,7 @@ def blob(length: int) -> BlobRef:
 def build_definition() -> TaskDefinition:
     draft = Draft(
         "fusion-training", "t", bytes(16), PRESET, SPEC.encode(), SPEC.parameters, 2**22,
-        blob(SIZES.public_key), blob(SIZES.relin_keys), "per-patch", 20, 1, 1, 20, 1, 1, 1, 1, "",
+        blob(SIZES.public_key), blob(SIZES.relin_keys), "per-patch", 20, 1, 1, 20, 1, 1, 1, 1, "", ZERO_HASH,
     )  # fmt: skip
     publication = PublishTask(
         ZERO_HASH, (), (0,), 1, (0,) * SPEC.parameters, Optimizer(40, (1,)), (0,), (),

@@ -102,6 +102,7 @@ DRAFT = Draft(
     max_gradient_openings=8,
     max_loss_openings=4,
     privacy="per patch",
+    ceremony=ZERO_HASH,
 )
 CONTRIBUTION = Contribute(ZERO_HASH, (Batch(BLOB, 800), Batch(BLOB, 700)), (Batch(BLOB, 300),), ())
 
@@ -121,7 +122,7 @@ def build_genesis() -> Genesis:
 
 
 def _build_loss(task: Hash32) -> OpenLoss:
-    return OpenLoss(task, 0, ZERO_HASH, ZERO_HASH, ZERO_HASH, 1536)
+    return OpenLoss(task, 0, ZERO_HASH, ZERO_HASH, ZERO_HASH, 1536, 1, ())
 
 
 class FakeNode:
@@ -322,7 +323,7 @@ class FakeNode:
     def _open(self, task: Hash32) -> None:
         claims = tuple(Claim(task, 0, batch, BLOB, MINER.address, Signature(bytes(64))) for batch in (0, 1))
         loss = _build_loss(task)
-        gradient = OpenGradient(task, 0, compute_opening_hash(loss), ZERO_HASH, claims, (1, -2, 3))
+        gradient = OpenGradient(task, 0, compute_opening_hash(loss), ZERO_HASH, claims, (), (1, -2, 3), 1, ())
         for opening in (loss, gradient):
             transaction = sign_transaction(CUSTODY, self.chain_id, 0, opening)
             record = self.grow([transaction])

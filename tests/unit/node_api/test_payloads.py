@@ -18,8 +18,10 @@ from tests.unit.node_api.fakes import BLOB, CONTRIBUTION, DRAFT
 HASH = Hash32(bytes(range(32)))
 SIGNATURE = Signature(bytes(64))
 CLAIM = core.Claim(HASH, 1, 0, BLOB, Address(HASH), SIGNATURE)
-LOSS = core.OpenLoss(HASH, 1, HASH, HASH, HASH, -3)
-GRADIENT = core.OpenGradient(HASH, 1, HASH, HASH, (CLAIM,), (-1, 2))
+SEALED = core.SealedClaim(HASH, 1, 0, ZERO_HASH, Address(HASH), SIGNATURE)
+COSIGNATURE = core.Cosignature(Address(HASH), SIGNATURE)
+LOSS = core.OpenLoss(HASH, 1, HASH, HASH, HASH, -3, 2, (COSIGNATURE,))
+GRADIENT = core.OpenGradient(HASH, 1, HASH, HASH, (CLAIM,), (SEALED,), (-1, 2), 1, ())
 VOTE = Vote(Address(HASH), Checkpoint(Height(1), HASH), Checkpoint(Height(2), ZERO_HASH), SIGNATURE)
 ACTIONS: tuple[judging.Action, ...] = (
     judging.SetValidators((Validator(Address(HASH), 7),)),
