@@ -50,7 +50,6 @@ class Member(Peer):
         finally:
             self.chain.ledger.close()
 
-
     async def _serve(self) -> None:
         """Once there is a network, as in a daemon."""
         seen = -1
