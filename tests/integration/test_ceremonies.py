@@ -1,7 +1,7 @@
 """Key ceremonies by members' services on one chain: faults of a member, and what the others do.
 
-Rules, ledgers (LevelDB), gossip, blobs, blocks, votes, worker processes and cryptography are the real ones, at
-the small ring.
+Rules, ledgers (LevelDB), gossip, blobs, blocks, votes, worker processes and cryptography are the real ones,
+at the small ring.
 """
 
 import asyncio
