@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from consensus.ceremonies import CreateCeremony
 from consensus.claims import verify_claim
+from consensus.codec import encode
 from consensus.committee import check_confirmations, check_signers, get_committee
 from consensus.context import BlockContext
 from consensus.crypto import hash_domain
@@ -15,7 +16,11 @@ from consensus.publication import MAX_OPENED, get_step_batches
 from consensus.records import Qualified, TaskState, TaskStatus
 from consensus.state import State
 from consensus.task import Claim, Credit, Draft, OpenGradient, OpenLoss, PublishTask, SealedClaim
+from consensus.transaction import MAX_TRANSACTION_BYTES
 from consensus.types import Address, Hash32
+
+MAX_OPENING_BYTES = MAX_TRANSACTION_BYTES // 2 - 1024
+"""So that any two fit into one transaction, as evidence, however many batches they credit."""
 
 
 def get_task_parts(state: State, task: Hash32) -> tuple[TaskState, PublishTask, Draft]:
@@ -118,6 +123,9 @@ def apply_open_gradient(state: State, sender: Address, opening: OpenGradient, ct
         raise InvalidTransaction(Reason.OPENING_LENGTH, detail)
     if any(abs(g) > MAX_OPENED for g in opening.gradient):
         raise InvalidTransaction(Reason.OPENING_BOUND, f"a number beyond {MAX_OPENED}")
+    size = len(encode(opening))
+    if size > MAX_OPENING_BYTES:
+        raise InvalidTransaction(Reason.OPENING_LENGTH, f"{size} bytes, at most {MAX_OPENING_BYTES}")
     _check_claims(state, opening, publication, ctx)
     if committee is not None:
         check_confirmations(state, opening, ctx.chain_id)

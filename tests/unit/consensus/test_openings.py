@@ -6,14 +6,17 @@ from dataclasses import replace
 import pytest
 
 from consensus.claims import sign_claim
+from consensus.codec import encode
 from consensus.crypto import hash_domain
 from consensus.errors import InvalidBlock, InvalidTransaction, Reason
 from consensus.identifiers import compute_opening_hash, compute_weights_digest
+from consensus.openings import MAX_OPENING_BYTES
 from consensus.optimizer import apply_opening, compute_weights
+from consensus.payload import ReportOpenings, SignedOpening
 from consensus.publication import get_step_batches
 from consensus.task import Available, Credit, OpenGradient, OpenLoss
-from consensus.transition import apply_transaction
-from consensus.types import ZERO_HASH, Millis
+from consensus.transition import apply_transaction, check_transaction
+from consensus.types import ZERO_HASH, Millis, Signature
 from tests.unit.consensus.world import (
     COLLEAGUE,
     CUSTODY,
@@ -143,6 +146,20 @@ def test_wrong_opening_is_refused_with_its_reason(world: World, build: Build, re
     assert world.state.root == before
     world.add(valid)
     assert world.task_state.step == 2
+
+
+def test_two_openings_fit_into_one_report(world: World) -> None:
+    """What is too large for that is refused before its claims are looked at."""
+    claim = world.build_claims(1)[0]
+    many = world.build_gradient(claims=(claim,) * (MAX_OPENING_BYTES // len(encode(claim))))
+    assert len(encode(many)) > MAX_OPENING_BYTES
+    with pytest.raises(InvalidTransaction) as caught:
+        apply_transaction(world.state, world.sign(CUSTODY, many), world.get_context())
+    assert caught.value.reason == Reason.OPENING_LENGTH
+    fewer = replace(many, claims=many.claims[1:])
+    assert len(encode(fewer)) <= MAX_OPENING_BYTES
+    pair = ReportOpenings(*(SignedOpening(fewer, Signature(bytes(64))) for _ in range(2)))
+    check_transaction(world.sign(OUTSIDER, pair), world.chain_id)
 
 
 @pytest.mark.parametrize("key", [COLLEAGUE, MINER_A, OUTSIDER])
