@@ -20,6 +20,8 @@ or misses parts after `retry`. There is no third: the opening is then closed, un
 Noise and masks are functions of secrets and the question, so a member that restarts gives the same answer.
 """
 
+import contextlib
+
 from consensus.crypto import SigningKey
 from consensus.types import Hash32, Millis, Signature
 from node.committee.boxes import BoxError, SharedBox
@@ -109,6 +111,7 @@ class Round:
                 case Proposal():
                     candidate = self.tally.add_proposal(now, message)
                     self._open_content(candidate)
+                    self._add_early(candidate)
                     if candidate.refusal is not None:
                         raise Refused(candidate.refusal)
                 case Partial():
@@ -241,6 +244,11 @@ class Round:
             candidate.refusal = Refusal.BOX
             return
         self._check_content(candidate)
+
+    def _add_early(self, candidate: Candidate) -> None:
+        for partial in self.tally.take_early(candidate.id):
+            with contextlib.suppress(Refused):  # as it would have been, had it come now
+                self.tally.add_partial(self._now, partial)
 
     def _check_content(self, candidate: Candidate) -> None:
         """Once this member knows itself what is to be opened."""

@@ -126,6 +126,8 @@ class Tally:
         self.cosigned: dict[Address, tuple[Cosign, ...]] = {}
         self.evidence: dict[tuple[Fault, Address], Evidence] = {}
         """The first of each fault of each member."""
+        self._early: dict[tuple[Address, int], Partial] = {}
+        """The last part of a member for a proposal that has not come."""
         self._leads: dict[tuple[Address, int], Hash32] = {}
         self._answers: dict[tuple[Address, int], Partial] = {}
 
@@ -173,6 +175,7 @@ class Tally:
         """A part of a known proposal; contradictions are evidence, and spoil what they are about."""
         candidate = self.candidates.get(partial.proposal)
         if candidate is None:
+            self._early[partial.member, partial.attempt] = partial
             raise Refused(Refusal.UNKNOWN_PROPOSAL, partial.proposal.hex())
         if candidate.attempt != partial.attempt:
             raise Refused(Refusal.ATTEMPT, f"{partial.attempt} of one of attempt {candidate.attempt}")
@@ -195,6 +198,11 @@ class Tally:
         if not candidate.missing:
             candidate.complete = now
         return candidate
+
+    def take_early(self, proposal: Hash32) -> list[Partial]:
+        """Parts that came before their proposal; they are to be added now."""
+        found = [key for key, partial in self._early.items() if partial.proposal == proposal]
+        return [self._early.pop(key) for key in found]
 
     def _check_values(self, values: tuple[tuple[int, ...], ...]) -> None:
         moduli = self.terms.moduli
