@@ -123,6 +123,10 @@ class OpeningMember:
     def tick(self) -> Effects:
         return self._apply(self.round.on_tick(self._now()))
 
+    async def drain(self) -> None:
+        """Wait for what is being computed now."""
+        await asyncio.gather(*self._jobs)
+
     async def close(self) -> None:
         """Give up what is being computed."""
         for job in self._jobs:
