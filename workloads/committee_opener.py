@@ -135,6 +135,9 @@ def run_sum(job: SumJob, workload: FusionTraining = WORKLOAD) -> tuple[int, ...]
     plan = _build_plan(opening.preset, opening.model, workload)
     try:
         question = _read_question(plan, opening)
+        shapes = [[len(row) for row in part] for part in job.parts]
+        if shapes != [list(question.levels)] * len(opening.subset):
+            raise WorkloadError(f"expected a part of each of {list(opening.subset)}, of every ciphertext")
         parts = [
             PartialOpening(place, opening.subset, part)
             for place, part in zip(opening.subset, job.parts, strict=True)

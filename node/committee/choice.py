@@ -1,10 +1,10 @@
-"""Which members open: by rank in attempt 1, away from what failed in attempt 2."""
+"""Which members open: by rank in attempt 1, away from what failed in attempt 2; and what has failed."""
 
-from collections.abc import Collection, Container
+from collections.abc import Container
 from itertools import combinations
 
 from consensus.types import Hash32
-from node.committee.tally import Tally
+from node.committee.tally import Candidate, Tally
 
 
 def get_absent(tally: Tally, failed: Container[int]) -> frozenset[int]:
@@ -17,13 +17,34 @@ def get_absent(tally: Tally, failed: Container[int]) -> frozenset[int]:
     return frozenset(missing.difference(place for item in tally.candidates.values() for place in item.parts))
 
 
+def get_spent(tally: Tally, answer: Hash32 | None) -> set[tuple[int, ...]]:
+    """Subsets of attempt 1 that this member answered, by proposal, or that are known to have failed."""
+    first = [item for item in tally.candidates.values() if item.attempt == 1]
+    return {item.subset for item in first if item.id == answer or item.implausible or item.spoiled}
+
+
+def get_usable(tally: Tally, attempt: int, answer: Hash32 | None, failed: Container[int]) -> list[Candidate]:
+    """Candidates whose subset is no repetition of what failed, by rank."""
+    found = tally.get_candidates(attempt)
+    if attempt == 1:
+        return found
+    spent, absent = get_spent(tally, answer), get_absent(tally, failed)
+    return [item for item in found if item.subset not in spent and not absent.intersection(item.subset)]
+
+
+def is_spoiled(tally: Tally, attempt: int, answer: Hash32 | None) -> bool:
+    """Whether an attempt gave what nobody signs, or somebody's part in it is lost to a contradiction."""
+    tried = [item for item in tally.candidates.values() if item.attempt == attempt]
+    return any(item.implausible or (item.spoiled and (item.parts or item.id == answer)) for item in tried)
+
+
 def choose_subset(
     tally: Tally,
     question: Hash32,
     own: int,
     attempt: int,
-    spent: Collection[tuple[int, ...]],
-    absent: Collection[int],
+    answer: Hash32 | None,
+    failed: Container[int],
 ) -> tuple[int, ...] | None:
     """Places, ascending, of as many members as the threshold who are ready; None if there are too few.
 
@@ -32,8 +53,9 @@ def choose_subset(
     """
     terms = tally.terms
     ready = [terms.members.index(member) for member in tally.get_ready(question)]
-    faulty = {terms.members.index(member) for _, member in tally.evidence}
-    order = [place for place in ready if place not in faulty and place not in absent]
+    left_out = {terms.members.index(member) for _, member in tally.evidence} | get_absent(tally, failed)
+    order = [place for place in ready if place not in left_out]
+    spent = get_spent(tally, answer) if attempt > 1 else set[tuple[int, ...]]()
     if attempt > 1:
         first = [item for item in tally.candidates.values() if item.attempt == 1 and item.content is not None]
         used = {place for item in first for place in item.subset}

@@ -25,7 +25,7 @@ import contextlib
 from consensus.crypto import SigningKey
 from consensus.types import Hash32, Millis, Signature
 from node.committee.boxes import BoxError, SharedBox
-from node.committee.choice import choose_subset, get_absent
+from node.committee.choice import choose_subset, get_usable, is_spoiled
 from node.committee.messages import (
     MAX_ATTEMPTS,
     Content,
@@ -267,13 +267,7 @@ class Round:
         return attempt == 1 or attempt - 1 in self._failed
 
     def _get_usable(self, attempt: int) -> list[Candidate]:
-        """Candidates whose subset is no repetition of what failed, by rank."""
-        spent, absent = self._get_spent(), get_absent(self.tally, self._failed)
-        return [
-            item
-            for item in self.tally.get_candidates(attempt)
-            if attempt == 1 or not (item.subset in spent or absent.intersection(item.subset))
-        ]
+        return get_usable(self.tally, attempt, self._stored.get_answer(1), self._failed)
 
     def _answer(self, now: Millis, attempt: int) -> None:
         if not self._is_open(attempt) or self._stored.get_answer(attempt) is not None:
@@ -295,12 +289,6 @@ class Round:
         self._jobs.append(
             PartWanted(candidate.id, candidate.subset, candidate.attempt, proposal.question, content)
         )
-
-    def _get_spent(self) -> set[tuple[int, ...]]:
-        """Subsets of attempt 1 that this member, or somebody, has answered."""
-        first = [item for item in self.tally.candidates.values() if item.attempt == 1]
-        answer = self._stored.get_answer(1)
-        return {item.subset for item in first if item.id == answer or item.implausible or item.spoiled}
 
     def _combine(self, now: Millis, attempt: int) -> None:
         for candidate in self.tally.get_candidates(attempt):
@@ -331,13 +319,11 @@ class Round:
     def _note_failure(self, now: Millis, attempt: int) -> None:
         if attempt in self._failed or not self._is_open(attempt):
             return
-        tried = [item for item in self.tally.candidates.values() if item.attempt == attempt]
-        bad = any(item.implausible or (item.spoiled and item.parts) for item in tried)
-        answer = self._stored.get_answer(attempt)
-        bad = bad or any(item.spoiled and item.id == answer for item in tried)
-        live, since = self._get_usable(attempt), self._failed.get(attempt - 1, Millis(0))
+        since = self._failed.get(attempt - 1, Millis(0))
+        live = self._get_usable(attempt)
         late = [item for item in live if now - max(item.seen, since) >= self.terms.waits.retry]
-        if bad or (late and all(item.complete is None for item in live)):
+        is_late = bool(late) and all(item.complete is None for item in live)
+        if is_late or is_spoiled(self.tally, attempt, self._stored.get_answer(attempt)):
             self._failed[attempt] = now
 
     def _propose(self, now: Millis, attempt: int) -> None:
@@ -350,9 +336,8 @@ class Round:
             return
         if self._get_usable(attempt) or (attempt == 2 and self._stored.cosigned is not None):
             return
-        absent = get_absent(self.tally, self._failed)
-        spent = self._get_spent() if attempt > 1 else set()
-        subset = choose_subset(self.tally, self._question, self._place, attempt, spent, absent)
+        answer = self._stored.get_answer(1)
+        subset = choose_subset(self.tally, self._question, self._place, attempt, answer, self._failed)
         if subset is None:
             return
         content = encode_content(self._own)

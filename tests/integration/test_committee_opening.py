@@ -293,6 +293,9 @@ def test_a_wrong_share_is_implausible(world: World, tmp_path: Path) -> None:
         assert run_sum(SumJob(job, (good[0], wrong)), WORKLOAD) is None
         replayed = world.get_opener(1).run_part(replace(job, attempt=2))
         assert run_sum(SumJob(job, (good[0], replayed)), WORKLOAD) is None
+        for few in ((good[0],), (good[0], good[1][:-1])):
+            with pytest.raises(WorkloadError, match="a part of each"):
+                run_sum(SumJob(job, few), WORKLOAD)
 
 
 def test_a_damaged_bundle_is_opened_by_nobody(world: World, tmp_path: Path) -> None:
