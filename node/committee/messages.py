@@ -194,7 +194,7 @@ class CommitteeMessage:
     message: TellRoot | Ready | Proposal | Partial | Cosign
 
 
-M = TypeVar("M", TellRoot, Ready, Proposal, Partial, Cosign)
+M = TypeVar("M", bound=Message)
 _TAGS: dict[type, str] = {
     TellRoot: "committee-tell",
     Ready: "committee-ready",

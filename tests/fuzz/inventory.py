@@ -139,6 +139,7 @@ EXEMPT: dict[str, str] = {
     "node.cli.model:build_fuser": CHECKED + "pydantic, hexadecimal by its pattern",
     "node.cli.task_publish:_read_contribution": OWN + "`bmif data encrypt`",
     "node.committee.boxes:get_public_key": "a private key of the node's own",
+    "node.committee.member:must_recompute": "a hash of ours",
     "node.config:parse_flags": "arguments that the operator types, read as file.config is",
     "node.federation_retention:FederationPruner._date": "eight bytes of a record of the node's own",
     "node.gossip.book:AddressBook._draw": "a hash of ours",

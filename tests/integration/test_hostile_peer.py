@@ -194,7 +194,8 @@ def _sign(rig: Rig, amount: int = 1, nonce: int = 0, chain: Hash32 | None = None
     ("build", "status", "reason"),
     [
         (lambda rig: _sign(rig, chain=hash_domain("test", b"other")), 422, "TX_CHAIN"),
-        (lambda rig: _sign(rig)[:-1] + b"\x00", 422, "TX_SIGNATURE"),
+        # No signature ends so: its second half is below 2^253.
+        (lambda rig: _sign(rig)[:-1] + b"\xff", 422, "TX_SIGNATURE"),
         (lambda rig: _sign(rig, amount=0), 422, "TX_AMOUNT"),
         (lambda rig: _sign(rig)[:-70], 422, "TX_MALFORMED"),
     ],
