@@ -30,7 +30,7 @@ class CreateCeremony:
     members: tuple[Address, ...]
     """Ascending, each of another organisation. A member's place is its index here."""
     threshold: int
-    """Members that open together; all of them make the keys."""
+    """Members that open together, more than half; all of them make the keys."""
     deadline: Millis
 
 

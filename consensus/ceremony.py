@@ -59,7 +59,8 @@ def _check_create(state: State, sender: Address, payload: CreateCeremony, ctx: B
     names = {state.get_account(member).organisation for member in members}
     require("" not in names and len(names) == len(members), "members: one of each organisation")
     require(sender in members, "members: the sender is none")
-    require(MIN_MEMBERS <= payload.threshold <= len(members), "threshold")
+    # Else two subsets without a common member could open one thing twice.
+    require(len(members) < 2 * payload.threshold <= 2 * len(members), "threshold: more than half of them")
     require(ctx.time < payload.deadline <= MAX_TIME_MS, "deadline")
 
 

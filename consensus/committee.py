@@ -40,15 +40,24 @@ def get_committee(state: State, draft: Draft) -> CreateCeremony | None:
 # --- cosignatures -----------------------------------------------------------------------------
 
 
+def sign_content(key: SigningKey, chain_id: Hash32, content: Hash32) -> Cosignature:
+    """A member's signature of the opening of this hash."""
+    return Cosignature(key.address, key.sign("opening", chain_id + content))
+
+
+def verify_content(chain_id: Hash32, content: Hash32, cosignature: Cosignature) -> bool:
+    """True exactly if the member signed the opening of this hash for this chain."""
+    return verify(cosignature.member, "opening", chain_id + content, cosignature.signature)
+
+
 def sign_opening(key: SigningKey, chain_id: Hash32, opening: OpenGradient | OpenLoss) -> Cosignature:
     """A member's signature of the opening's content, whatever cosignatures it bears already."""
-    return Cosignature(key.address, key.sign("opening", chain_id + compute_opening_hash(opening)))
+    return sign_content(key, chain_id, compute_opening_hash(opening))
 
 
 def verify_cosignature(chain_id: Hash32, opening: OpenGradient | OpenLoss, cosignature: Cosignature) -> bool:
     """True exactly if the member signed this content for this chain."""
-    message = chain_id + compute_opening_hash(opening)
-    return verify(cosignature.member, "opening", message, cosignature.signature)
+    return verify_content(chain_id, compute_opening_hash(opening), cosignature)
 
 
 def check_cosignatures(opening: OpenGradient | OpenLoss, committee: CreateCeremony, chain_id: Hash32) -> None:
@@ -58,10 +67,9 @@ def check_cosignatures(opening: OpenGradient | OpenLoss, committee: CreateCeremo
     _require(fits, Reason.OPENING_SIGNERS, "expected members, ascending, each once")
     fits = len(signers) >= committee.threshold
     _require(fits, Reason.OPENING_SIGNERS, f"{len(signers)} of {committee.threshold} members")
-    message = chain_id + compute_opening_hash(opening)
+    content = compute_opening_hash(opening)
     for item in opening.cosignatures:
-        holds = verify(item.member, "opening", message, item.signature)
-        _require(holds, Reason.OPENING_SIGNATURE, item.member.hex())
+        _require(verify_content(chain_id, content, item), Reason.OPENING_SIGNATURE, item.member.hex())
 
 
 def check_signers(

@@ -73,8 +73,9 @@ def create(
 ) -> None:
     """Begin a ceremony in which a committee makes a task's keys, and take part in it."""
     members = _parse_members(member)
-    if threshold > len(members):
-        raise CliError(f"--threshold {threshold}: there are {len(members)} members")
+    if not len(members) < 2 * threshold <= 2 * len(members):
+        least = len(members) // 2 + 1
+        raise CliError(f"--threshold {threshold}: of {len(members)} members, {least} to {len(members)}")
     with connect_operator(load_config(config)) as client:
         _check_members(client, members)
         deadline = min(MAX_TIME_MS, time.time_ns() // 1_000_000 + round(minutes * MINUTE_MS))

@@ -9,11 +9,11 @@ been told the root, nobody can see: an honest miner tells it only once `is_tella
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consensus.claims import verify_claim
-from consensus.task import BlobRef, Claim
+from consensus.claims import compute_seal, verify_claim, verify_sealed_claim
+from consensus.publication import MAX_CLAIMANTS
+from consensus.task import BlobRef, Claim, SealedClaim
 from consensus.types import Address, Hash32
 from node.committee.messages import GradientContent
-from node.committee.sealed_claims import MAX_CLAIMANTS, SealedClaim, compute_seal, verify_sealed_claim
 from node.committee.tally import Refusal, Refused
 
 

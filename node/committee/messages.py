@@ -11,10 +11,9 @@ from typing import TypeVar
 
 from consensus.codec import CodecError, decode, encode
 from consensus.crypto import SigningKey, hash_domain, verify
-from consensus.task import Claim
+from consensus.task import Claim, SealedClaim
 from consensus.types import Address, Hash32, Signature
 from node.committee.boxes import TAG_BYTES, Box, SharedBox, open_box, open_shared, seal, seal_shared
-from node.committee.sealed_claims import SealedClaim
 
 MAX_MEMBERS = 64
 MAX_ATTEMPTS = 2

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from consensus.task import Cosignature
 from consensus.types import Hash32
 from node.committee.messages import Content, OpeningKind, Proposal, RoundMessage
 from node.committee.records import Record
-from node.committee.sealed_claims import Cosignature
 from node.committee.tally import Refused
 
 

@@ -22,6 +22,7 @@ Noise and masks are functions of secrets and the question, so a member that rest
 
 import contextlib
 
+from consensus.committee import sign_content
 from consensus.crypto import SigningKey
 from consensus.types import Hash32, Millis, Signature
 from node.committee.boxes import BoxError, SharedBox
@@ -43,7 +44,6 @@ from node.committee.messages import (
 )
 from node.committee.ports import Effects, Judge, Opened, PartWanted, Sealer, SumWanted
 from node.committee.records import Answered, Cosigned, Proposed, Record, Records
-from node.committee.sealed_claims import sign_content
 from node.committee.tally import Candidate, Refusal, Refused, Tally
 from node.committee.terms import Terms
 

@@ -5,6 +5,8 @@ faults that contradictions prove. Nothing here decides what to answer.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from consensus.committee import verify_content
+from consensus.task import Cosignature
 from consensus.types import Address, Hash32, Millis
 from node.committee.messages import (
     Content,
@@ -17,7 +19,6 @@ from node.committee.messages import (
     encode_message,
     get_sender,
 )
-from node.committee.sealed_claims import Cosignature, verify_cosignature
 from node.committee.terms import Terms
 
 MAX_READY = 2
@@ -218,7 +219,7 @@ class Tally:
         if any(item.content == cosign.content for item in known):
             raise Refused(Refusal.KNOWN)
         item = Cosignature(cosign.member, cosign.cosignature)
-        if not verify_cosignature(self.terms.chain_id, cosign.content, item):
+        if not verify_content(self.terms.chain_id, cosign.content, item):
             raise Refused(Refusal.COSIGNATURE, cosign.member.hex())
         if known:
             self._blame(Fault.TWO_CONTENTS, cosign.member, known[0], cosign)

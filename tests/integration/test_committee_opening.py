@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from consensus.claims import sign_claim
+from consensus.claims import sign_claim, sign_sealed_claim
 from consensus.codec import encode
 from consensus.crypto import SigningKey, hash_domain
-from consensus.task import BlobRef, Claim
+from consensus.task import BlobRef, Claim, Cosignature, SealedClaim
 from consensus.types import Hash32, Millis
 from he.context import PublicContext
 from he.gradient import compute_gradient_bundle, compute_loss_ciphertext
@@ -35,7 +35,6 @@ from node.committee.messages import (
     verify_message,
 )
 from node.committee.ports import Opened, PartWanted, SumWanted
-from node.committee.sealed_claims import Cosignature, SealedClaim, sign_sealed_claim
 from node.committee.terms import Terms, Waits
 from node.work import WorkerPool
 from tests.he.ceremony import Ceremony

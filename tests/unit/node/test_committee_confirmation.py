@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from consensus.claims import sign_claim
+from consensus.claims import sign_claim, sign_sealed_claim
 from consensus.crypto import SigningKey
-from consensus.task import BlobRef, Claim
+from consensus.task import BlobRef, Claim, SealedClaim
 from consensus.types import Hash32, Signature
 from node.committee.confirmation import Confirmations, Stakes, check_gradient
 from node.committee.messages import GradientContent
-from node.committee.sealed_claims import SealedClaim, sign_sealed_claim
 from node.committee.tally import Refusal, Refused
 
 CHAIN, TASK, PREVIOUS, WEIGHTS = (Hash32(bytes([number]) * 32) for number in range(1, 5))

@@ -72,7 +72,8 @@ def test_init_genesis_and_preflight_lead_to_each_other(tmp_path: Path) -> None:
     checked = call("preflight", "-c", str(home / "node.yaml"), "--quick", "--json")
     assert checked.exit_code == 1
     failed = {f["check"] for f in json.loads(checked.stdout) if f["level"] == "failed"}
-    assert failed == {"settings", "certificate"}
+    # The default ports may be somebody's on this machine.
+    assert failed - {"ports"} == {"settings", "certificate"}
 
 
 @pytest.mark.parametrize(
