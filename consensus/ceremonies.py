@@ -60,6 +60,8 @@ class ConfirmCeremony:
     ceremony: Hash32
     public_key: BlobRef
     relin_keys: BlobRef
+    box_key: Hash32
+    """The member's X25519 key, to which others seal what it alone is to read of openings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class CeremonyConfirmation:
     member: Address
     public_key: BlobRef
     relin_keys: BlobRef
+    box_key: Hash32
 
 
 @dataclass(frozen=True, slots=True)

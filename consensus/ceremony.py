@@ -31,7 +31,7 @@ from consensus.federation import MAX_BLOB_BYTES
 from consensus.publication import MAX_TITLE
 from consensus.state import State
 from consensus.task import BlobRef
-from consensus.types import MAX_TIME_MS, Address, Hash32, Height
+from consensus.types import MAX_TIME_MS, ZERO_HASH, Address, Hash32, Height
 
 
 def _require(condition: bool, reason: Reason, detail: str) -> None:
@@ -174,7 +174,9 @@ def apply_confirm_ceremony(
         _require(0 < blob.length <= MAX_BLOB_BYTES, Reason.CEREMONY_FIELD, field)
         _require(state.get_key_task(blob.root) is None, Reason.CEREMONY_KEY_USED, blob.root.hex())
     _require(keys[0].root != keys[1].root, Reason.CEREMONY_FIELD, "relin_keys")
-    own = CeremonyConfirmation(sender, payload.public_key, payload.relin_keys)
+    is_own = all(item.box_key != payload.box_key for item in record.confirmations)
+    _require(payload.box_key != ZERO_HASH and is_own, Reason.CEREMONY_FIELD, "box_key")
+    own = CeremonyConfirmation(sender, payload.public_key, payload.relin_keys, payload.box_key)
     confirmations = (*record.confirmations, own)
     record = replace(record, confirmations=confirmations)
     first = confirmations[0]

@@ -223,7 +223,7 @@ class Ceremonies:
         blobs = self._core.blobs
         public, relin = await blobs.put_file(made.public_key), await blobs.put_file(made.relin_keys)
         logger.info("ceremony %s: all answers are right", ceremony.hex()[:12])
-        self._sender.send(ConfirmCeremony(ceremony, public, relin))
+        self._sender.send(ConfirmCeremony(ceremony, public, relin, Hash32(made.box_key)))
 
     async def _build_job(self, ceremony: Hash32, record: CeremonyRecord) -> RoundJob:
         """The next step, with the contributions of the rounds before. Raises: BlobError, WorkloadError."""

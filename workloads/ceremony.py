@@ -93,6 +93,8 @@ class FinishedCeremony:
 
     public_key: Path
     relin_keys: Path
+    box_key: bytes
+    """This member's X25519 key, for what others seal to it."""
 
 
 def get_contribution_bytes(

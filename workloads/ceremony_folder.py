@@ -86,6 +86,10 @@ class CeremonyFolder:
         write_secret(self.path / SECRET_KEY_FILE, secret, self._key, SECRET_KIND)
         os.fsync(self._descriptor)
 
+    def load_noise(self) -> bytes:
+        """A finished ceremony's. Raises: WorkloadError, OSError."""
+        return read_secret(self.path / NOISE_FILE, self._key, NOISE_KIND)
+
     def erase_secrets(self) -> None:
         """Overwrites and removes what is secret of the rounds; copies that the disk made are beyond reach."""
         for round_name in ROUNDS:

@@ -35,7 +35,7 @@ from workloads.ceremony import (
 )
 from workloads.ceremony_blobs import Coin, Contributions, Exchange, build_header, list_own_subsets
 from workloads.ceremony_folder import PUBLIC_KEY_FILE, RELIN_KEYS_FILE, CeremonyFolder, open_folder
-from workloads.ceremony_share import decode_share, encode_share
+from workloads.ceremony_share import decode_share, derive_member_keys, encode_share
 from workloads.sealed import NONCE_BYTES, SealingKey
 
 _TEST: Final = b"bmif ceremony test 1\0"
@@ -120,7 +120,8 @@ def finish(job: RoundJob, key: SealingKey | None) -> FinishedCeremony:
             noise = secrets.token_bytes(SECRET_BYTES)
             folder.store_keys(public_key.encode(), relin_keys.encode(), noise, share)
         folder.erase_secrets()
-    return FinishedCeremony(job.folder / PUBLIC_KEY_FILE, job.folder / RELIN_KEYS_FILE)
+        own = derive_member_keys(folder.load_noise())
+    return FinishedCeremony(job.folder / PUBLIC_KEY_FILE, job.folder / RELIN_KEYS_FILE, own.box_public)
 
 
 def _check_answers(found: Contributions, known: KnownAnswer) -> None:

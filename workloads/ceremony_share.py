@@ -5,8 +5,11 @@ uint16, ceremony (32); then `KeyShare` and `PairSecrets`.
 """
 
 import struct
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from he.errors import HeError
 from he.formats import HEADER_BYTES, WORD_BYTES
@@ -14,8 +17,9 @@ from he.multiparty.masking import PairSecrets
 from he.multiparty.sharing import KeyShare
 from workloads.base import WorkloadError
 from workloads.ceremony import SHARED_LEVELS, CeremonyTerms
-from workloads.ceremony_folder import SECRET_KEY_FILE
-from workloads.sealed import SECRET_KIND, FolderKeys, read_secret
+from workloads.ceremony_folder import NOISE_FILE, SECRET_KEY_FILE
+from workloads.hashing import hash_domain
+from workloads.sealed import NOISE_KIND, SECRET_KIND, FolderKeys, read_secret
 
 _MAGIC: Final = b"BMIFCKS1"
 _HEADER: Final = struct.Struct("<8s32s4H32s")
@@ -60,6 +64,30 @@ def load_share(
     except WorkloadError as error:
         raise WorkloadError(f"{path}: {error}") from error
     return share, pairs
+
+
+@dataclass(frozen=True, slots=True)
+class MemberKeys:
+    """What a member needs beside its share, all of its noise secret."""
+
+    box: bytes = field(repr=False)
+    """X25519, private: what others seal to it."""
+    draw: bytes = field(repr=False)
+    """Of what it recomputes, so that nobody else foresees it."""
+
+    @property
+    def box_public(self) -> bytes:
+        return X25519PrivateKey.from_private_bytes(self.box).public_key().public_bytes_raw()
+
+
+def derive_member_keys(noise: bytes) -> MemberKeys:
+    """Of the noise secret; none tells another."""
+    return MemberKeys(hash_domain("committee-box-key", noise), hash_domain("committee-draw-key", noise))
+
+
+def load_member_keys(folder: Path, keys: FolderKeys) -> MemberKeys:
+    """A finished ceremony's. Raises: WorkloadError naming the file, OSError."""
+    return derive_member_keys(read_secret(folder / NOISE_FILE, keys.noise, NOISE_KIND))
 
 
 def _build_header(terms: CeremonyTerms) -> bytes:

@@ -32,6 +32,7 @@ class CeremonyKeysModel(Model):
     member: Hex32
     public_key: BlobRefModel
     relin_keys: BlobRefModel
+    box_key: Hex32
 
 
 class Ceremony(CeremonySummary):

@@ -41,6 +41,7 @@ class ConfirmCeremonyPayload(Model):
     ceremony: Hex32
     public_key: BlobRefModel
     relin_keys: BlobRefModel
+    box_key: Hex32 = Field(description="The member's X25519 key, for what is sealed to it")
 
 
 class EndCeremonyPayload(Model):

@@ -252,7 +252,7 @@ def build_ceremony_payloads() -> list[Payload]:
         build_ceremony(),
         CommitRound(ceremony, 0, root),
         RevealRound(ceremony, 0, blob, bytes(32)),
-        ConfirmCeremony(ceremony, blob, build_blob("relin keys")),
+        ConfirmCeremony(ceremony, blob, build_blob("relin keys"), root),
         EndCeremony(ceremony),
     ]
 

@@ -35,7 +35,7 @@ from workloads.ceremony import (
 )
 from workloads.ceremony_blobs import list_own_subsets
 from workloads.ceremony_folder import CeremonyFolder
-from workloads.ceremony_share import load_share
+from workloads.ceremony_share import load_member_keys, load_share
 from workloads.sealed import (
     Cost,
     FolderKeys,
@@ -71,6 +71,12 @@ def check_keys(ceremony: Ceremony, finished: list[FinishedCeremony], keys: Folde
     held = [
         load_share(ceremony.get_folder(place), keys, allow_insecure=True) for place in range(ceremony.members)
     ]
+    for place, item in enumerate(finished):
+        own = load_member_keys(ceremony.get_folder(place), keys)
+        assert own.box_public == item.box_key
+        assert len({own.box, own.draw}) == 2
+        assert own.box.hex() not in repr(own)
+    assert len({item.box_key for item in finished}) == ceremony.members
     expected = float((values**2).sum()) / params.slots * 2**60
     for subset in list_test_subsets(ceremony.threshold, ceremony.members):
         parts = [

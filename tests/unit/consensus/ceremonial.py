@@ -110,7 +110,7 @@ class Ceremonies:
         return self.world.sign(key, replace(payload, **changes))
 
     def build_confirm(self, key: SigningKey, **changes: object) -> SignedTransaction:
-        payload = ConfirmCeremony(self.ceremony, PUBLIC_KEY, RELIN_KEYS)
+        payload = ConfirmCeremony(self.ceremony, PUBLIC_KEY, RELIN_KEYS, hash_domain("box", key.address))
         return self.world.sign(key, replace(payload, **changes))
 
     def build_end(self, key: SigningKey) -> SignedTransaction:

@@ -16,13 +16,13 @@ from consensus.ceremonies import (
 )
 from consensus.ceremony import compute_commitment, is_committed
 from consensus.codec import encode
-from consensus.crypto import SigningKey
+from consensus.crypto import SigningKey, hash_domain
 from consensus.errors import InvalidTransaction, Reason
 from consensus.state import get_ceremony_key
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.transition import apply_transaction
 from consensus.tree import verify_proof
-from consensus.types import Address, Hash32, Millis
+from consensus.types import ZERO_HASH, Address, Hash32, Millis
 from tests.unit.consensus.world import (
     COLLEAGUE,
     CUSTODY,
@@ -38,6 +38,10 @@ MEMBERS = tuple(sorted((COLLEAGUE, MINER_A, MINER_B), key=lambda key: key.addres
 FIRST, SECOND, THIRD = MEMBERS
 SALT = bytes(32)
 MINUTES = 60_000
+
+
+def get_box_key(key: SigningKey) -> Hash32:
+    return hash_domain("box", key.address)
 
 
 def build_create(**changes: object) -> CreateCeremony:
@@ -78,8 +82,8 @@ class Ceremony:
         return self.world.sign(key, RevealRound(self.id, number, blob, SALT))
 
     def build_confirm(self, key: SigningKey, name: str = "key") -> SignedTransaction:
-        payload = ConfirmCeremony(self.id, build_blob(f"public {name}"), build_blob(f"relin {name}"))
-        return self.world.sign(key, payload)
+        public, relin = build_blob(f"public {name}"), build_blob(f"relin {name}")
+        return self.world.sign(key, ConfirmCeremony(self.id, public, relin, get_box_key(key)))
 
     def commit(self) -> None:
         self.world.carry(*(self.build_commit(key) for key in MEMBERS))
@@ -238,6 +242,17 @@ def test_ready_keys_are_nobody_elses(ceremony: Ceremony) -> None:
     ceremony.world.carry(*(ceremony.build_confirm(key) for key in MEMBERS))
     assert ceremony.world.state.get_key_task(build_blob("public key").root) == ceremony.id
     assert ceremony.world.state.get_key_task(build_blob("relin key").root) == ceremony.id
+
+
+def test_each_names_a_key_of_its_own_for_what_is_sealed_to_it(ceremony: Ceremony) -> None:
+    ceremony.pass_all()
+    ceremony.world.carry(ceremony.build_confirm(FIRST))
+    for box_key in (ZERO_HASH, get_box_key(FIRST)):
+        payload = replace(ceremony.build_confirm(SECOND).payload, box_key=box_key)  # type: ignore[type-var]
+        assert ceremony.refuse(ceremony.world.sign(SECOND, payload)) is Reason.CEREMONY_FIELD
+    ceremony.world.carry(*(ceremony.build_confirm(key) for key in (SECOND, THIRD)))
+    keys = {item.member: item.box_key for item in ceremony.record.confirmations}
+    assert keys == {key.address: get_box_key(key) for key in MEMBERS}
 
 
 def test_different_keys_end_it(ceremony: Ceremony) -> None:

@@ -258,7 +258,9 @@ def build_ceremonies(world: World) -> dict[str, SignedTransaction]:
         ),
         "commit round": world.sign(MINER_A, CommitRound(ceremony, 2, digest)),
         "reveal round": world.sign(MINER_A, RevealRound(ceremony, 2, contribution, salt)),
-        "confirm ceremony": world.sign(MINER_B, ConfirmCeremony(ceremony, *keys)),
+        "confirm ceremony": world.sign(
+            MINER_B, ConfirmCeremony(ceremony, *keys, hash_domain("test", b"a box key"))
+        ),
         "end ceremony": world.sign(OUTSIDER, EndCeremony(ceremony)),
     }
 

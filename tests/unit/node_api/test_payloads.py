@@ -101,7 +101,7 @@ PAYLOADS: tuple[Payload, ...] = (
     ceremonies.CreateCeremony("cardiac", "preset", (Address(ZERO_HASH), Address(HASH)), 2, Millis(3)),
     ceremonies.CommitRound(HASH, 1, ZERO_HASH),
     ceremonies.RevealRound(HASH, 1, BLOB, bytes(32)),
-    ceremonies.ConfirmCeremony(HASH, BLOB, BLOB),
+    ceremonies.ConfirmCeremony(HASH, BLOB, BLOB, HASH),
     ceremonies.EndCeremony(HASH),
     federations.SubmitUpdate(HASH, 1, BLOB),
     federations.AttestUpdates(HASH, 1, (HASH,)),
