@@ -8,16 +8,16 @@ ignored, so that honest relays are never blamed.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from consensus.claims import Presence, verify_claim, verify_presence
+from consensus.claims import Presence, verify_claim, verify_presence, verify_sealed_claim
 from consensus.codec import CodecError, decode
 from consensus.context import BlockContext
 from consensus.errors import InvalidTransaction, Reason
 from consensus.publication import get_step_batches
-from consensus.state import State, TaskStatus
-from consensus.task import Claim
+from consensus.state import State, TaskState, TaskStatus
+from consensus.task import Claim, PublishTask, SealedClaim
 from consensus.transaction import MAX_TRANSACTION_BYTES, SignedTransaction
 from consensus.transition import apply_checked_transaction, check_transaction
-from consensus.types import Address, Hash32, Height, Millis
+from consensus.types import ZERO_HASH, Address, Hash32, Height, Millis
 from consensus.vote import Vote, verify_vote
 
 MAX_CLAIM_BYTES = 512
@@ -45,6 +45,7 @@ class Judgement:
     reason: Reason | None = None
     transaction: SignedTransaction | None = None
     claim: Claim | None = None
+    sealed: SealedClaim | None = None
     presence: Presence | None = None
     vote: Vote | None = None
     """Whatever the outcome, one that its validator signed."""
@@ -87,14 +88,47 @@ def judge_claim(data: bytes, state: State, chain_id: Hash32) -> Judgement:
         return Judgement(Outcome.REJECT, "no batch of this step", claim=claim)
     if not verify_claim(chain_id, claim):
         return Judgement(Outcome.REJECT, "signature", claim=claim)
+    if _is_of_committee(state, publication):
+        # Whoever reads it could claim the batch without having computed it.
+        return Judgement(Outcome.IGNORE, "a committee's claims are sealed", claim=claim)
+    late = _find_late(state, task_state, claim)
+    return Judgement(Outcome.ACCEPT if late is None else Outcome.IGNORE, late or "", claim=claim)
+
+
+def judge_sealed_claim(data: bytes, state: State, chain_id: Hash32) -> Judgement:
+    """A miner's seal of a bundle, for the current step of a committee's open task, or for the next one."""
+    if len(data) > MAX_CLAIM_BYTES:
+        return Judgement(Outcome.REJECT, f"{len(data)} bytes")
+    try:
+        sealed = decode(SealedClaim, data)
+    except CodecError as error:
+        return Judgement(Outcome.REJECT, str(error))
+    task_state, publication = state.get_task(sealed.task), state.get_publication(sealed.task)
+    if task_state is None or publication is None:
+        return Judgement(Outcome.IGNORE, "unknown task", sealed=sealed)
+    if sealed.step < 0 or sealed.batch not in get_step_batches(publication, sealed.step):
+        return Judgement(Outcome.REJECT, "no batch of this step", sealed=sealed)
+    if not verify_sealed_claim(chain_id, sealed):
+        return Judgement(Outcome.REJECT, "signature", sealed=sealed)
+    if not _is_of_committee(state, publication):
+        return Judgement(Outcome.IGNORE, "a single custodian's claims are open", sealed=sealed)
+    late = _find_late(state, task_state, sealed)
+    return Judgement(Outcome.ACCEPT if late is None else Outcome.IGNORE, late or "", sealed=sealed)
+
+
+def _is_of_committee(state: State, publication: PublishTask) -> bool:
+    record = state.get_draft(publication.draft)
+    return record is not None and record.draft.ceremony != ZERO_HASH
+
+
+def _find_late(state: State, task_state: TaskState, claim: Claim | SealedClaim) -> str | None:
+    """Why another state might take it and this one does not."""
     if task_state.status not in (TaskStatus.PENDING, TaskStatus.OPEN):
-        return Judgement(Outcome.IGNORE, "the task has ended", claim=claim)
+        return "the task has ended"
     # The head may be one opening behind: miners go on as soon as an opening is signed.
     if not task_state.step <= claim.step <= task_state.step + 1:
-        return Judgement(Outcome.IGNORE, f"the task is at step {task_state.step}", claim=claim)
-    if not state.may_account_mine(claim.miner):
-        return Judgement(Outcome.IGNORE, "may not mine", claim=claim)
-    return Judgement(Outcome.ACCEPT, claim=claim)
+        return f"the task is at step {task_state.step}"
+    return None if state.may_account_mine(claim.miner) else "may not mine"
 
 
 def judge_presence(

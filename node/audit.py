@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from consensus.block import Block, Work
+from consensus.ceremonies import CreateCeremony
 from consensus.identifiers import compute_opening_hash, compute_weights_digest
 from consensus.task import BlobRef, Claim, OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
@@ -67,6 +68,8 @@ class TaskRecord:
 
     definition: TaskDefinition
     openings: tuple[tuple[int, SignedTransaction], ...]
+    committees: tuple[CreateCeremony, ...] = ()
+    """Whose members opened together, one after the other; none of a single custodian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ class Auditor:
         for task in tasks:
             record = self._source.load_task(task)
             reached = [found for height, found in record.openings if height <= block.header.height]
-            replay = replay_openings(self._chain_id, record.definition, reached)
+            replay = replay_openings(self._chain_id, record.definition, reached, record.committees)
             findings += self._check_openings(replay, len(reached))
             losses = [opening for opening in openings.get(task, []) if isinstance(opening, OpenLoss)]
             if work is not None and work.task == task:

@@ -29,6 +29,8 @@ from node.blobs import BlobStore
 from node.chain import Chain, HeadChange, Imported
 from node.claims import ClaimPool, compute_claim_id
 from node.clock import Clock
+from node.committee.exchange import CommitteeExchange
+from node.committee.view import TipView
 from node.draining import Drain
 from node.events import EventBus
 from node.fetch import BlobFetcher
@@ -101,6 +103,8 @@ class Core:
         self.voting = VotingStatus(VotingState.NONE)
         """Whether this node votes, as its voter says."""
         self.pulse = Pulse()
+        self.committees = CommitteeExchange(chain, self.pulse, self.announce, self._look_at)
+        """What is said of committees' openings."""
         self.drain = Drain(clock, self.pulse)
         """Whether this node still takes new work."""
         self.skew: SkewWatch | None = None
@@ -170,6 +174,9 @@ class Core:
 
     def get_tip(self, task: Hash32) -> TaskTip | None:
         return compute_tip(self.chain, self.mempool, task, self.clock.now_ms())
+
+    def _look_at(self, task: Hash32) -> TipView:
+        return TipView(self.get_definition(task), self.get_tip(task))
 
     def get_tasks(self, status: TaskStatus) -> list[Hash32]:
         """Tasks of the head's state that have this status, oldest first."""
@@ -445,6 +452,10 @@ class Core:
                 return self.presence.get(object_id) is not None
             case Kind.VOTE:
                 return object_id in self.votes
+            case Kind.SEAL:
+                return self.committees.seals.get(object_id) is not None
+            case Kind.COMMITTEE:
+                return object_id in self.committees.messages
 
     def get_object(self, kind: Kind, object_id: Hash32) -> bytes | None:
         """The canonical bytes of an object that this node holds."""
@@ -460,6 +471,10 @@ class Core:
                 found = self.presence.get(object_id)
             case Kind.VOTE:
                 found = self.votes.get(object_id)
+            case Kind.SEAL:
+                found = self.committees.seals.get(object_id)
+            case Kind.COMMITTEE:
+                return self.committees.messages.get(object_id)
         return None if found is None else encode(found)
 
     # --- the head -----------------------------------------------------------------------------
@@ -474,6 +489,7 @@ class Core:
         for block in change.connected:
             self.mempool.remove(map(compute_transaction_id, block.body.transactions))
         self._drop_dead()
+        self.committees.forget_opened()
         self.pulse.beat()
 
     def _drop_dead(self) -> None:

@@ -17,7 +17,7 @@ from consensus.openings import is_loss_due
 from consensus.payload import WrongBundle
 from consensus.task import Batch, Claim, OpenGradient, OpenLoss
 from consensus.transaction import SignedTransaction
-from consensus.types import Address, Hash32
+from consensus.types import ZERO_HASH, Address, Hash32
 from consensus.work import LossCheck
 from node.accuser import accuse
 from node.blobs import BlobError
@@ -90,7 +90,7 @@ class Custody:
             while True:
                 for task_id in self._core.get_open_tasks():
                     definition = self._core.get_definition(task_id)
-                    if definition is not None and definition.custody == self._core.address:
+                    if definition is not None and self._is_own(definition):
                         await self._serve(definition)
                 self._forget_ended()
                 seen = await self._core.pulse.wait(seen, POLL_S)
@@ -114,13 +114,17 @@ class Custody:
             if not opened:
                 return
 
+    def _is_own(self, definition: TaskDefinition) -> bool:
+        """This node alone opens it; a committee's is `CommitteeCustody`'s."""
+        return definition.custody == self._core.address and definition.draft.ceremony == ZERO_HASH
+
     def _forget_ended(self) -> None:
         """Sums without noise and decrypted batches go with their task, however it ended."""
         core = self._core
         for task_id in self._tasks.get_ended() - self._forgotten:
             definition = core.get_definition(task_id)
             self._forgotten.add(task_id)
-            if definition is None or definition.custody != core.address:
+            if definition is None or not self._is_own(definition):
                 continue
             sums = [key for key, _ in core.chain.ledger.iterate_records(b"verified/" + task_id)]
             core.chain.ledger.put_records({}, sums)

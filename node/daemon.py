@@ -269,6 +269,13 @@ class Node:
             is_sealed = config.custody.encrypted
             ceremonies = Ceremonies(core, config.custody_dir, encrypted=is_sealed)
             group.create_task(ceremonies.run(), name="ceremonies")
+            from node.committee.service import CommitteeCustody, build_member_settings
+
+            settings = build_member_settings(config.custody, keep_bundles=is_archive)
+            members = CommitteeCustody(
+                core, config.custody_dir, config.data_dir / "committee", keys, settings
+            )
+            group.create_task(members.run(), name="committee custody")
 
     async def _start_apis(self, stack: AsyncExitStack) -> None:
         config = self.config

@@ -7,12 +7,14 @@ from consensus.tree import TreeError
 from consensus.types import Hash32
 from node.chain import Imported, ImportStatus
 from node.claims import hash_claim
+from node.committee.messages import hash_message
 from node.core import Core
 from node.gossip.messages import Kind, PeerStatus
 from node.ledger.schema import LedgerError
 from node.ledger.store import StoreError
 from node.presence import hash_presence
 from node.recomputer import Recomputer
+from node.seals import hash_seal
 from node.votes import hash_vote
 
 
@@ -48,6 +50,10 @@ class PeerHandlers:
                 return self._core.take_presence(data)
             case Kind.VOTE if hash_vote(data) == object_id:
                 return self._core.take_vote(data)
+            case Kind.SEAL if hash_seal(data) == object_id:
+                return self._core.committees.take_seal(data)
+            case Kind.COMMITTEE if hash_message(data) == object_id:
+                return self._core.committees.take_message(data)
             case _:
                 return Outcome.REJECT
 

@@ -4,10 +4,13 @@ No state of anybody is believed: what a node says is rebuilt into consensus obje
 signatures name them, and the optimiser runs here. An audit compares blocks with the result.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from consensus.claims import verify_claim
+from consensus.ceremonies import CreateCeremony
+from consensus.claims import compute_seal, verify_claim, verify_sealed_claim
+from consensus.committee import check_signers
+from consensus.errors import InvalidTransaction
 from consensus.identifiers import compute_opening_hash, compute_weights_digest
 from consensus.openings import get_credited, rank_credits
 from consensus.optimizer import apply_opening
@@ -44,9 +47,15 @@ class Replay:
 
 
 def replay_openings(
-    chain_id: Hash32, definition: TaskDefinition, transactions: Iterable[SignedTransaction]
+    chain_id: Hash32,
+    definition: TaskDefinition,
+    transactions: Iterable[SignedTransaction],
+    committees: Sequence[CreateCeremony] = (),
 ) -> Replay:
-    """Follow the openings in the order of the chain; their transactions' signatures are checked already."""
+    """Follow the openings in the order of the chain; their transactions' signatures are checked already.
+
+    `committees` are those who held shares of the task's key, one after the other; none: a single custodian.
+    """
     publication, draft = definition.publication, definition.draft
     weights = publication.initial_weights
     momentum: tuple[int, ...] = (0,) * len(weights)
@@ -58,7 +67,7 @@ def replay_openings(
         if not isinstance(opening, OpenGradient | OpenLoss):
             continue
         name = f"{'loss' if isinstance(opening, OpenLoss) else 'gradient'} of step {opening.step}"
-        fault = _find_fault(definition, transaction, opening, previous, step, weights)
+        fault = _find_fault(chain_id, definition, committees, transaction, opening, previous, step, weights)
         if fault is None and isinstance(opening, OpenGradient):
             fault = _find_claim_fault(chain_id, definition, opening)
         if fault is not None:
@@ -87,15 +96,18 @@ def replay_openings(
 
 
 def _find_fault(
+    chain_id: Hash32,
     definition: TaskDefinition,
+    committees: Sequence[CreateCeremony],
     transaction: SignedTransaction,
     opening: OpenGradient | OpenLoss,
     previous: Hash32,
     step: int,
     weights: tuple[int, ...],
 ) -> str | None:
-    if transaction.sender != definition.custody:
-        return f"signed by {transaction.sender.hex()}, who is not the custody"
+    fault = _find_signer_fault(chain_id, definition, committees, transaction, opening)
+    if fault is not None:
+        return fault
     if opening.step != step:
         return f"expected step {step}"
     if opening.previous != previous:
@@ -103,6 +115,26 @@ def _find_fault(
     if opening.weights != compute_weights_digest(weights):
         return "its weights are not what the optimiser makes of the openings before it"
     return None
+
+
+def _find_signer_fault(
+    chain_id: Hash32,
+    definition: TaskDefinition,
+    committees: Sequence[CreateCeremony],
+    transaction: SignedTransaction,
+    opening: OpenGradient | OpenLoss,
+) -> str | None:
+    if not committees and transaction.sender != definition.custody:
+        return f"signed by {transaction.sender.hex()}, who is not the custody"
+    fault: str | None = None
+    for committee in committees or (None,):
+        try:
+            check_signers(opening, transaction.sender, definition.custody, committee, chain_id)
+        except InvalidTransaction as error:
+            fault = str(error)
+        else:
+            return None
+    return fault
 
 
 def _find_claim_fault(chain_id: Hash32, definition: TaskDefinition, opening: OpenGradient) -> str | None:
@@ -117,4 +149,12 @@ def _find_claim_fault(chain_id: Hash32, definition: TaskDefinition, opening: Ope
         for claim in opening.claims
         if (claim.task, claim.step) != (opening.task, opening.step) or not verify_claim(chain_id, claim)
     ]
-    return f"the claim of batch {wrong[0].batch} is not signed by its miner" if wrong else None
+    if wrong:
+        return f"the claim of batch {wrong[0].batch} is not signed by its miner"
+    roots = {claim.batch: claim.bundle.root for claim in opening.claims}
+    for item in opening.confirmations:
+        is_here = (item.task, item.step) == (opening.task, opening.step) and item.batch in roots
+        is_same = is_here and item.seal == compute_seal(roots[item.batch], item.miner)
+        if not is_same or not verify_sealed_claim(chain_id, item):
+            return f"the confirmation of batch {item.batch} is not of its bundle, or not signed by its miner"
+    return None

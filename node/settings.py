@@ -221,6 +221,14 @@ class CustodySettings(Section):
     """Directory of its keys, apart from the node's own; default `data_dir`."""
     encrypted: bool = False
     """Make no keys without the custody's passphrase; where one is set, they are sealed in any case."""
+    recompute: float = Field(default=0.25, ge=0, le=1)
+    """Share of a committee's confirmed bundles that this member computes anew before it opens them."""
+    settle_ms: int = Field(default=200, ge=1, le=60_000)
+    """How long a member listens for contradictions before it answers; longer than messages take."""
+    lead_ms: int = Field(default=5_000, ge=10, le=3_600_000)
+    """After which the next member leads an opening that did not come."""
+    retry_ms: int = Field(default=15_000, ge=10, le=3_600_000)
+    """After which missing parts of an opening count as refused, and other members open."""
 
 
 class ClusterSettings(Section):

@@ -48,6 +48,7 @@ from fusion_model.config import WEIGHT_SCALE_BITS
 from he.plan import get_input_bounds
 from he.spec import IntegerWeights, PolynomialSpec
 from workloads.base import WorkloadError
+from workloads.fusion import FusionSpec
 
 _UNIT = Fraction(1, 1 << WEIGHT_SCALE_BITS)
 
@@ -64,6 +65,14 @@ class PatchLimits:
     def __post_init__(self) -> None:
         if self.target < 0 or self.constant < 0:
             raise WorkloadError(f"limits must not be negative, got {self.target} and {self.constant}")
+
+    @classmethod
+    def declare(cls, spec: FusionSpec) -> Self:
+        """What a task's contributors are told to keep to; without a limit, what encryption lets in."""
+        if not spec.target_limit:
+            return cls.build(spec.circuit)
+        limit = Fraction(spec.target_limit, 2 * spec.levels)
+        return cls(limit, spec.circuit.output**2 * limit**2)
 
     @classmethod
     def build(cls, spec: PolynomialSpec) -> Self:

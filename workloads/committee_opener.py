@@ -5,9 +5,11 @@ job runs and never cross a pipe; what comes back are residues under noise and ma
 Every ciphertext passes the gate again: what is opened must be what was confirmed, whoever wrote the file.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from he.errors import HeError
@@ -26,6 +28,7 @@ from he.multiparty.sharing import KeyShare
 from he.plan import Plan, build_plan
 from workloads import committee
 from workloads.base import WorkloadError
+from workloads.box import PatchLimits, compute_gradient_bound, compute_loss_bound
 from workloads.ceremony_share import load_share
 from workloads.committee import (
     ImplausibleError,
@@ -63,8 +66,8 @@ class OpeningJob:
     """Confirmed bundles of the step's batches, or loss ciphertexts of all validation batches."""
     patches: int
     """In all of them."""
-    noise: int
-    """A member's deviation in opened units; of a loss, of the sum."""
+    noise: tuple[int, int]
+    """A member's deviation over what one patch can change at these weights: numerator and denominator."""
     scale_bits: int
     subset: tuple[int, ...]
     attempt: int
@@ -106,7 +109,7 @@ class CommitteeOpener:
         try:
             question = _read_question(plan, job)
             binding = _bind(job, question)
-            noise = draw_member_noise(self._get_noise_secret(), binding, _get_deviations(plan, job))
+            noise = draw_member_noise(self._get_noise_secret(), binding, compute_deviations(plan, job))
             share, pairs = self._get_share()
             part = open_partially(share, pairs, job.subset, question, noise, binding.encode())
         except HeError as error:
@@ -150,20 +153,40 @@ def run_sum(job: SumJob, workload: FusionTraining = WORKLOAD) -> tuple[int, ...]
 
 
 def _convert(plan: Plan, job: OpeningJob, coefficients: Sequence[int]) -> tuple[int, ...]:
-    members, deviations = len(job.subset), _get_deviations(plan, job)
+    members, deviations, limits = len(job.subset), compute_deviations(plan, job), _get_limits(job)
     if job.kind == "gradient":
-        limits = compute_gradient_limits(plan, job.weights, job.patches, deviations, members)
-        check_gradient(coefficients, limits)
+        bounds = compute_gradient_limits(plan, job.weights, job.patches, deviations, members, limits)
+        check_gradient(coefficients, bounds)
         return convert_gradient(plan, job.weights, coefficients, job.scale_bits)
     [coefficient], [deviation] = coefficients, deviations
-    committee.check_loss(coefficient, compute_loss_limits(plan, job.weights, job.patches, deviation, members))
+    interval = compute_loss_limits(plan, job.weights, job.patches, deviation, members, limits)
+    committee.check_loss(coefficient, interval)
     return (convert_loss(plan, coefficient, job.patches, job.scale_bits),)
 
 
-def _get_deviations(plan: Plan, job: OpeningJob) -> tuple[int, ...]:
+def compute_deviations(plan: Plan, job: OpeningJob) -> tuple[int, ...]:
+    """Of a member's noise on each ciphertext, in units of coefficients.
+
+    The ratio to what one patch can change is the job's at any weights, so openings compose as constants do.
+    """
+    multiplier, limits = _get_multiplier(job), _get_limits(job)
     if job.kind == "gradient":
-        return compute_gradient_deviations(plan, job.noise, job.scale_bits)
-    return (compute_loss_deviation(plan, job.noise, job.scale_bits),)
+        bound = compute_gradient_bound(plan.spec, job.weights, limits)
+        noise = bound.share_noise(multiplier, job.scale_bits)
+        return compute_gradient_deviations(plan, noise, job.scale_bits)
+    sensitivity = compute_loss_bound(plan.spec, job.weights, limits).compute_sensitivity(job.scale_bits)
+    return (compute_loss_deviation(plan, max(1, math.ceil(multiplier * sensitivity)), job.scale_bits),)
+
+
+def _get_multiplier(job: OpeningJob) -> Fraction:
+    noise, unit = job.noise
+    if noise < 1 or unit < 1:
+        raise WorkloadError(f"a committee opens nothing without noise, got a multiplier of {noise} / {unit}")
+    return Fraction(noise, unit)
+
+
+def _get_limits(job: OpeningJob) -> PatchLimits:
+    return PatchLimits.declare(FusionSpec.decode(job.model))
 
 
 def _bind(job: OpeningJob, question: Question) -> OpeningBinding:

@@ -148,8 +148,18 @@ def _build_batches(
             f"{field}: {batches} batches of {patches} patches cannot be filled: {error}; give more pairs, "
             f"lower {field} or lower patches_per_batch"
         ) from error
-    target = build_patch_target(spec.network, chosen, spec.levels)
+    target = cut_target(spec, build_patch_target(spec.network, chosen, spec.levels))
     return [_take_batch(chosen, target, batches, number) for number in range(batches)]
+
+
+def cut_target(spec: FusionSpec, target: LossTarget) -> LossTarget:
+    """Within the limits that the specification declares; the grids are kept."""
+    if not spec.target_limit:
+        return target
+    limit = spec.target_limit / (2 * spec.levels)
+    highest = spec.network.output**2 * spec.target_limit**2 / (4 * spec.levels**2)
+    plane = np.clip(target.plane, -limit, limit)
+    return LossTarget(plane, np.minimum(target.constant, highest))
 
 
 def _take_batch(chosen: PatchSet, target: LossTarget, batches: int, number: int) -> ClearBatch:

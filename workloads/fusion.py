@@ -31,6 +31,8 @@ from workloads.hashing import compute_loss_digest, compute_loss_hash
 
 KIND = "fusion-training"
 SPEC_VERSION = 2
+LIMITED_VERSION = 3
+"""Of a specification with a `target_limit`."""
 MAX_MODEL_BYTES = 1024
 MAX_LEVELS = 4095
 STARTS = ("fresh", "pretrained")
@@ -62,11 +64,16 @@ class FusionSpec:
     levels: int = 255
     """All that a contributor encrypts lies on grids that follow from 1/levels, so that a custodian can
     tell honest data from a batch crafted to carry the key into what is opened."""
+    target_limit: int = 0
+    """Contributors cut every |R| off at this many 1/(2 levels), and constants at O^2 times its square; 0: no
+    limit but that of images. A committee can't look into batches: what a patch can change follows from it."""
 
     def __post_init__(self) -> None:
         _check_names(self.planes, self.skip, self.target)
         if not 1 <= self.levels <= MAX_LEVELS:
             raise WorkloadError(f"levels must lie in [1, {MAX_LEVELS}], got {self.levels}")
+        if not 0 <= self.target_limit <= 2 * self.levels:
+            raise WorkloadError(f"target_limit must lie in [0, {2 * self.levels}], got {self.target_limit}")
         if not 1 <= len(self.kernels) <= MAX_CHANNELS:
             raise WorkloadError(f"kernels: 1 to {MAX_CHANNELS} channels are known, got {len(self.kernels)}")
         try:
@@ -113,7 +120,7 @@ class FusionSpec:
         """Canonical bytes: a msgpack array of version and fields."""
         data: bytes = msgpack.packb(
             [
-                SPEC_VERSION,
+                LIMITED_VERSION if self.target_limit else SPEC_VERSION,
                 self.patch,
                 list(self.kernels),
                 self.second,
@@ -122,6 +129,7 @@ class FusionSpec:
                 list(self.planes),
                 self.skip,
                 self.target,
+                *((self.target_limit,) if self.target_limit else ()),
             ]
         )
         return data
@@ -137,18 +145,23 @@ class FusionSpec:
             raise WorkloadError(f"model: not msgpack ({error})") from error
         if not isinstance(fields, list) or not fields:
             raise WorkloadError("model: expected an array of version and fields")
-        if type(fields[0]) is not int or fields[0] != SPEC_VERSION:
-            raise WorkloadError(f"model: version {fields[0]!r}, expected {SPEC_VERSION}")
-        if len(fields) != 9:
-            raise WorkloadError(f"model: {len(fields)} entries, expected version and eight fields")
-        _, patch, kernels, second, gradient_weight, levels, planes, skip, target = fields
-        if any(type(number) is not int for number in (patch, second, gradient_weight, levels)):
-            raise WorkloadError("model: patch, second, gradient_weight and levels must be integers")
+        if type(fields[0]) is not int or fields[0] not in (SPEC_VERSION, LIMITED_VERSION):
+            raise WorkloadError(f"model: version {fields[0]!r}, expected {SPEC_VERSION} or {LIMITED_VERSION}")
+        count = 9 if fields[0] == SPEC_VERSION else 10
+        if len(fields) != count:
+            raise WorkloadError(f"model: {len(fields)} entries, expected version and {count - 1} fields")
+        _, patch, kernels, second, gradient_weight, levels, planes, skip, target, *limit = fields
+        if any(type(number) is not int for number in (patch, second, gradient_weight, levels, *limit)):
+            raise WorkloadError(
+                "model: patch, second, gradient_weight, levels and target_limit must be integers"
+            )
         if not isinstance(kernels, list) or any(type(side) is not int for side in kernels):
             raise WorkloadError("model: kernels must be a list of integers")
         if not isinstance(planes, list) or any(type(name) is not str for name in (*planes, skip, target)):
             raise WorkloadError("model: planes must be a list of names, skip and target must be names")
-        spec = cls(patch, tuple(kernels), second, tuple(planes), gradient_weight, skip, target, levels)
+        spec = cls(
+            patch, tuple(kernels), second, tuple(planes), gradient_weight, skip, target, levels, *limit
+        )
         if spec.encode() != data:
             raise WorkloadError("model: bytes are not canonical")
         return spec

@@ -23,13 +23,14 @@ from rich.progress import (
 from rich.table import Table
 
 from consensus.block import Block, Body, Header, Work
+from consensus.ceremonies import CreateCeremony
 from consensus.errors import ConsensusError
 from consensus.identifiers import compute_block_hash, compute_draft_hash, compute_task_id
 from consensus.params import ChainParams
 from consensus.task import BlobRef, Contribute, Draft, OpenGradient, OpenLoss, PublishTask
 from consensus.transaction import SignedTransaction
 from consensus.transition import check_transaction
-from consensus.types import Address, Hash32, Signature
+from consensus.types import ZERO_HASH, Address, Hash32, Signature
 from consensus.validation import check_block
 from consensus.vote import Vote
 from node.api.client import ApiError, SyncClient
@@ -133,7 +134,15 @@ class ApiSource:
             for transaction in block.body.transactions
             if isinstance(transaction.payload, OpenGradient | OpenLoss) and transaction.payload.task == task
         ]
-        return TaskRecord(definition, tuple(openings))
+        return TaskRecord(definition, tuple(openings), self._load_committees(draft.ceremony))
+
+    def _load_committees(self, ceremony: Hash32) -> tuple[CreateCeremony, ...]:
+        if ceremony == ZERO_HASH:
+            return ()
+        payload = self._load_transaction(ceremony, "ceremony").payload
+        if not isinstance(payload, CreateCeremony):
+            raise AuditError(f"ceremony {ceremony.hex()}: the transaction is another one")
+        return (payload,)
 
     def _load_publication(self, task: Hash32) -> tuple[PublishTask, Address]:
         """The publication and its sender, who is the custody."""
@@ -145,15 +154,21 @@ class ApiSource:
         raise AuditError(f"task {task.hex()} is not published in block {height}")
 
     def _load_contribution(self, identifier: Hash32) -> Contribute:
+        payload = self._load_transaction(identifier, "contribution").payload
+        if not isinstance(payload, Contribute):
+            raise AuditError(f"contribution {identifier.hex()}: the transaction is another one")
+        return payload
+
+    def _load_transaction(self, identifier: Hash32, what: str) -> SignedTransaction:
         found = self._client.call(self._client.api.get_transaction(identifier.hex())).transaction
         transaction = rebuild_transaction(found)
         try:
             known = check_transaction(transaction, self._chain_id)
         except ConsensusError as error:
-            raise AuditError(f"contribution {identifier.hex()}: {error}") from error
-        if known != identifier or not isinstance(transaction.payload, Contribute):
-            raise AuditError(f"contribution {identifier.hex()}: the transaction is another one")
-        return transaction.payload
+            raise AuditError(f"{what} {identifier.hex()}: {error}") from error
+        if known != identifier:
+            raise AuditError(f"{what} {identifier.hex()}: the transaction is another one")
+        return transaction
 
     def fetch(self, ref: BlobRef) -> Path:
         path = self._folder / ref.root.hex()

@@ -83,6 +83,11 @@ class Confirmations:
         }
         return next(iter(found)) if len(found) == 1 else None
 
+    def get_told(self, batch: int, bundle: BlobRef) -> tuple[Claim, ...]:
+        """Claims of this bundle that their miners told and sealed."""
+        found = self._told.get(batch, {}).values()
+        return tuple(claim for claim in found if claim.bundle == bundle and self._is_sealed(claim))
+
     def is_disputed(self, batch: int, stakes: Stakes) -> bool:
         """Two different bundles are confirmed: more than a third of stake lies."""
         roots = {claim.bundle.root for claim in self._told.get(batch, {}).values() if self._is_sealed(claim)}

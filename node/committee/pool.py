@@ -150,6 +150,10 @@ class CommitteePool:
         found = (m for m in self._messages.values() if (m.task, m.step) == (task, step))
         return [message for message in found if isinstance(message, TellRoot) and message.member == member]
 
+    def get_tasks(self) -> frozenset[Hash32]:
+        """Of which something is kept."""
+        return frozenset(message.task for message in self._messages.values())
+
     def forget_before(self, task: Hash32, step: int) -> None:
         """Of steps that are opened."""
         self._forget([i for i, m in self._messages.items() if m.task == task and m.step < step])

@@ -17,6 +17,7 @@ from consensus.light import FinalityProof, SetChange
 from consensus.transaction import MAX_TRANSACTION_BYTES
 from consensus.types import Address, Hash32, Height, Signature
 from consensus.vote import Checkpoint, Vote
+from node.committee.messages import MAX_MESSAGE_BYTES
 
 PROTOCOL_VERSION = 1
 
@@ -60,6 +61,10 @@ class Kind(StrEnum):
     CLAIM = "claim"
     PRESENCE = "presence"
     VOTE = "vote"
+    SEAL = "seal"
+    """A sealed claim of a committee's task."""
+    COMMITTEE = "committee"
+    """What members of a committee, and miners, say to come to an opening."""
 
 
 MAX_KIND_BYTES: Mapping[Kind, int] = {
@@ -68,6 +73,8 @@ MAX_KIND_BYTES: Mapping[Kind, int] = {
     Kind.CLAIM: MAX_CLAIM_BYTES,
     Kind.PRESENCE: MAX_PRESENCE_BYTES,
     Kind.VOTE: MAX_VOTE_BYTES,
+    Kind.SEAL: MAX_CLAIM_BYTES,
+    Kind.COMMITTEE: MAX_MESSAGE_BYTES,
 }
 """Largest object of each kind: the cheapest check, made before an object waits to be judged."""
 

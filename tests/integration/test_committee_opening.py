@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ from node.work import WorkerPool
 from tests.he.ceremony import Ceremony
 from tests.he.reference import compute_gradients, compute_losses, compute_target, make_problem, make_weights
 from workloads.base import WorkloadError
+from workloads.box import compute_gradient_bound, compute_loss_bound
 from workloads.committee_opener import CommitteeOpener, OpeningJob, SumJob, get_moduli, run_sum
 from workloads.fusion import FusionSpec, FusionTraining
 
@@ -48,7 +50,7 @@ WORKLOAD = FusionTraining(allow_insecure=True)
 SPEC = FusionSpec()
 PATCHES = 1500
 CHAIN, TASK, PREVIOUS, DIGEST = (Hash32(bytes([number]) * 32) for number in range(1, 5))
-NOISE, BITS = 16 << 20, 20
+NOISE, BITS = (1, 1000), 20
 STEP = 3
 
 
@@ -255,12 +257,15 @@ async def test_a_gradient_and_a_loss_are_opened_by_two_of_three(world: World) ->
     params, circuit = world.params, SPEC.circuit
     clear = compute_losses(params, circuit, world.weights, world.problem).sum()
     [number] = losses[0].numbers
-    assert abs(number - clear / PATCHES * 2**BITS) < 12 * 2 * NOISE / PATCHES
+    multiplier = Fraction(*NOISE)
+    change = compute_loss_bound(circuit, world.weights).compute_sensitivity(BITS)
+    assert abs(number - clear / PATCHES * 2**BITS) < 12 * 2 * multiplier * change / PATCHES + 2
     sums = compute_gradients(params, circuit, world.weights, world.problem).sum(axis=0)
+    noise = compute_gradient_bound(circuit, world.weights).share_noise(multiplier, BITS).w
     # Entries of the first layer take no part in folding the output's bias.
     first = circuit.first_weights
     for value, exact in zip(opened[0].numbers[:first], sums[:first], strict=True):
-        assert abs(value - exact * 2**BITS) < 12 * 2 * NOISE
+        assert abs(value - exact * 2**BITS) < 12 * 2 * noise
     assert any(value != round(exact * 2**BITS) for value, exact in zip(opened[0].numbers, sums, strict=False))
     assert len(build_plan(params, circuit).get_gradient_forms()) == len(
         world.build_terms(OpeningKind.GRADIENT).moduli
