@@ -1,6 +1,6 @@
 """Who computes a batch first: an order of miners for every (task, step, batch) that everyone can repeat."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from consensus.crypto import hash_domain
 from consensus.types import Address, Hash32
@@ -32,3 +32,27 @@ def compute_leases(
             order.insert(0, first)
         leases[batch] = tuple(order)
     return leases
+
+
+def split_lease(
+    order: Sequence[Address], organisations: Mapping[Address, str], stakes: Mapping[str, int], total: int
+) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
+    """Of a committee's batch: who begins at once, and who may have to, each in the order of its lease.
+
+    At once begin the first miners of different organisations, with stake, that together have more than a
+    third of all: fewer could not confirm the batch. If all together do not have that, everybody is among the
+    first.
+    """
+    first: dict[str, Address] = {}
+    stake = 0
+    for miner in order:
+        organisation = organisations.get(miner, "")
+        if 3 * stake > total:
+            break
+        if organisation not in first and stakes.get(organisation, 0) > 0:
+            first[organisation] = miner
+            stake += stakes[organisation]
+    if 3 * stake <= total:
+        return tuple(order), ()
+    chosen = set(first.values())
+    return tuple(first.values()), tuple(miner for miner in order if miner not in chosen)

@@ -8,8 +8,9 @@ from consensus.claims import sign_claim, sign_presence
 from consensus.codec import decode, encode
 from consensus.leases import compute_leases
 from consensus.task import Claim
-from consensus.types import Hash32
+from consensus.types import ZERO_HASH, Hash32
 from node.blobs import BlobError
+from node.committee.mining import CommitteeMining
 from node.core import Core
 from node.settings import RetentionSettings
 from node.tasks import TaskDefinition, TaskTip
@@ -49,6 +50,7 @@ class Miner:
         self._own: dict[tuple[Hash32, int, int], Claim] = {}
         self._announced_at: float | None = None
         self._claimed_at: dict[tuple[Hash32, int, int], float] = {}
+        self._sealing = CommitteeMining(core)
         core.drain.watch("batches", self._count_under_way)
 
     async def run(self) -> None:
@@ -80,7 +82,10 @@ class Miner:
             presence = sign_presence(core.key, core.chain.chain_id, task_id, now)
             core.add_presence(presence)
         for claim in self._own.values():
-            core.announce_claim(claim)
+            if self._is_sealed(claim):
+                self._sealing.repeat(claim)
+            else:
+                core.announce_claim(claim)
 
     def _consider(self, task_id: Hash32) -> None:
         core = self._core
@@ -91,13 +96,20 @@ class Miner:
         if step >= definition.draft.max_gradient_openings:
             return
         now = core.clock.monotonic()
+        if definition.draft.ceremony != ZERO_HASH:
+            self._sealing.tell(definition, tip, self._own.values())
         if (task_id, step) not in self._step_seen:
             self._step_seen[task_id, step] = now
             self._forget_before(task_id, step)
         waited_ms = (now - self._step_seen[task_id, step]) * 1000
         workers = self._workers + core.work.cluster_threads
         free = 0 if core.drain.is_draining else workers - len(self._running)
-        for batch in self._choose(definition, step, waited_ms)[: max(0, free)]:
+        if definition.draft.ceremony != ZERO_HASH:
+            batches = self._sealing.choose(definition, tip, waited_ms)
+            chosen = [batch for batch in batches if not self._has_begun((task_id, step, batch))]
+        else:
+            chosen = self._choose(definition, step, waited_ms)
+        for batch in chosen[: max(0, free)]:
             key = (task_id, step, batch)
             job = asyncio.create_task(self._mine(definition, tip, batch))
             self._running[key] = job
@@ -112,7 +124,7 @@ class Miner:
         chosen = []
         for batch, order in leases.items():
             key = (definition.id, step, batch)
-            if key in self._own or key in self._running or core.address not in order:
+            if self._has_begun(key) or core.address not in order:
                 continue
             rank = order.index(core.address)
             if waited_ms >= rank * lease_ms:
@@ -123,6 +135,20 @@ class Miner:
                 if not claimed or waited_ms >= (rank + 1) * lease_ms:
                     chosen.append(batch)
         return chosen
+
+    def _has_begun(self, key: tuple[Hash32, int, int]) -> bool:
+        return key in self._own or key in self._running
+
+    def _is_sealed(self, claim: Claim) -> bool:
+        """Of a committee's task: its root is for members alone."""
+        definition = self._core.get_definition(claim.task)
+        return definition is not None and definition.draft.ceremony != ZERO_HASH
+
+    def _publish(self, claim: Claim) -> None:
+        if self._is_sealed(claim):
+            self._sealing.seal(claim)
+        else:
+            self._core.add_claim(claim)
 
     def _count_under_way(self) -> int:
         """Batches being computed, and those just claimed: the custody fetches their bundles from here."""
@@ -151,7 +177,7 @@ class Miner:
         self._own[definition.id, step, batch] = claim
         self._claimed_at[definition.id, step, batch] = core.clock.monotonic()
         core.chain.ledger.put_record(_get_claim_key(claim), encode(claim))
-        core.add_claim(claim)
+        self._publish(claim)
         logger.info(
             "mined step %d batch %d of task %s in %.1f s",
             step,
@@ -185,6 +211,7 @@ class Miner:
     def _forget(self, claim: Claim) -> None:
         """The claim; its bundle is dropped later, and found for that after a restart, too."""
         del self._own[claim.task, claim.step, claim.batch]
+        self._sealing.forget(claim)
         self._claimed_at.pop((claim.task, claim.step, claim.batch), None)
         bundle = {} if self._retention.policy == "archive" else {_get_bundle_key(claim): claim.bundle.root}
         self._core.chain.ledger.put_records(bundle, [_get_claim_key(claim)])
@@ -204,7 +231,7 @@ class Miner:
             claim = decode(Claim, data)
             if self._core.blobs.get_path(claim.bundle.root) is not None:
                 self._own[claim.task, claim.step, claim.batch] = claim
-                self._core.add_claim(claim)
+                self._publish(claim)
 
 
 def _get_claim_key(claim: Claim) -> bytes:

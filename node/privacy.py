@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from consensus.state import TaskState
 from consensus.task import Draft
+from consensus.types import ZERO_HASH
 from node.api.view import PrivacyLoss
 from node.tasks import TaskDefinition
 
@@ -27,6 +28,8 @@ def _compute(
     draft: Draft, batches: int, batches_per_step: int, gradient_openings: int, loss_openings: int
 ) -> PrivacyLoss:
     # Imported here: the accountant brings a large library that most nodes never need.
+    from workloads.committee_privacy import build_committee_statement
+    from workloads.fusion import FusionSpec
     from workloads.privacy import OpeningPlan, build_statement, compute_privacy_cost
 
     cost = compute_privacy_cost(
@@ -43,4 +46,10 @@ def _compute(
         DELTA,
     )
     epsilon = cost.combined_epsilon
-    return PrivacyLoss(None if math.isinf(epsilon) else epsilon, cost.delta, "patch", build_statement(cost))
+    if draft.ceremony == ZERO_HASH:
+        statement = build_statement(cost)
+    else:
+        # Clips are denominators of multipliers there, and a second attempt has been counted twice.
+        spec = FusionSpec.decode(draft.model)
+        statement = build_committee_statement(cost, spec.target_limit / (2 * spec.levels))
+    return PrivacyLoss(None if math.isinf(epsilon) else epsilon, cost.delta, "patch", statement)

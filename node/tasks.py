@@ -11,7 +11,7 @@ from consensus.state import State, TaskState, TaskStatus
 from consensus.task import Batch, Draft, PublishTask
 from consensus.transaction import compute_transaction_id
 from consensus.transition import BlockContext, apply_checked_transaction
-from consensus.types import Address, Hash32, Height, Millis
+from consensus.types import ZERO_HASH, Address, Hash32, Height, Millis
 from consensus.upgrade import get_nearest_rules
 from node.chain import Chain
 from node.mempool import Mempool
@@ -88,8 +88,9 @@ def check_definition(definition: TaskDefinition) -> None:
     Raises: WorkloadError naming the field.
     """
     draft = definition.draft
-    if draft.clipping != "per-patch":
-        raise WorkloadError(f"clipping: {draft.clipping!r} needs a custody of several members; not built yet")
+    expected_clipping = "per-patch" if draft.ceremony == ZERO_HASH else "box"
+    if draft.clipping != expected_clipping:
+        raise WorkloadError(f"clipping: expected {expected_clipping}, got {draft.clipping!r}")
     workload = get_workload(draft.kind)
     workload.check_model(draft.preset, draft.model, draft.parameters, draft.weight_box)
     sizes, slots = workload.get_sizes(draft.preset, draft.model), workload.get_slots(draft.preset)

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workloads.base import WorkloadError
-from workloads.privacy import compute_epsilon
+from workloads.privacy import PrivacyCost, compute_epsilon
 
 DELTA = 1e-6
 MAX_ATTEMPTS = 2
@@ -122,3 +122,25 @@ def compute_multiplier(epsilon: float, openings: int, delta: float = DELTA) -> f
         else:
             low = middle
     return high
+
+
+def build_committee_statement(
+    cost: PrivacyCost, target_limit: float, members: int | None = None, threshold: int | None = None
+) -> str:
+    """The privacy statement that contributors of a committee's task sign."""
+    who = "Members of a committee" if members is None else f"{threshold} of {members} members of a committee"
+    promise = f" and every |R| of the loss cut off at {target_limit:g}" if target_limit else ""
+    return (
+        f"All openings of this task together, delta={cost.delta:g}, one patch added or removed, even if all "
+        "but one of those who open pool what they know: "
+        f"epsilon={_show(cost.training_epsilon)} for a training patch "
+        f"({cost.participations} gradient openings each), epsilon={_show(cost.validation_epsilon)} for a validation patch, "
+        f"epsilon={_show(cost.combined_epsilon)} for one in both. Against others it is better. It holds for "
+        f"batches as `bmif data encrypt` makes them: grey values in [0, 1]{promise}; no patch is clipped, "
+        "and nobody can look into one. Per patient it is vacuous: a patient gives many patches that overlap. "
+        f"{who} open sums together and no one of them can read an image; as many of them who conspire can."
+    )
+
+
+def _show(epsilon: float) -> str:
+    return "unbounded (no noise)" if math.isinf(epsilon) else f"{epsilon:.2f}"

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from consensus.identifiers import compute_task_id
 from consensus.task import Batch, Contribute, Draft, Milestone, Optimizer, PatientRange, PublishTask
-from consensus.types import MAX_TIME_MS, Amount, Hash32, Millis
+from consensus.types import MAX_TIME_MS, ZERO_HASH, Amount, Hash32, Millis
 from node.api.client import SyncClient
 from node.api.payloads import build_core
 from node.api.task_payloads import ContributePayload
@@ -36,6 +36,10 @@ from node.cli.data import CONTRIBUTION_FILE
 from node.cli.schedule import SHIFT, build_rates
 from node.config import NodeConfig
 from workloads.base import WorkloadError
+
+RATE = 0.115
+COMMITTEE_RATE = 0.03
+"""Sums that nobody clips have more noise."""
 
 
 def _read_contribution(directory: Path) -> dict[str, list[dict[str, JsonValue]]]:
@@ -150,7 +154,13 @@ def publish(
     contribution: Annotated[list[str], typer.Option(help="Transaction id of a contribution; repeat")],
     rung: Annotated[list[str], typer.Option(help="LOSS:REWARD of one milestone, losses falling; repeat")],
     batches_per_step: Annotated[int, typer.Option(help="Batches a step", min=1)] = 2,
-    learning_rate: Annotated[float, typer.Option(help="Step on the mean gradient of a patch", min=0)] = 0.115,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Step on the mean gradient of a patch [{RATE:g}; of a committee's task {COMMITTEE_RATE:g}]",
+            min=0,
+        ),
+    ] = None,
     final_rate: Annotated[
         float, typer.Option(help="Share of the rate left at the end of a half cosine", min=0, max=1)
     ] = 0.5,
@@ -180,7 +190,12 @@ def publish(
         order = list(range(len(patches)))
         random.Random(seed).shuffle(order)
         per_step = batches_per_step * sum(patches) / len(patches)
-        for text, payload in zip(contribution, given, strict=True):
+        is_committee = core.ceremony != ZERO_HASH
+        if is_committee:
+            err.print("nobody can look into what is contributed to a committee's task; sizes were checked")
+        if learning_rate is None:
+            learning_rate = COMMITTEE_RATE if is_committee else RATE
+        for text, payload in zip(() if is_committee else contribution, given, strict=not is_committee):
             err.print(f"checking contribution {shorten(text)} ...")
             _check_contribution(client, settings, core, text, payload)
         # w is in units of 2^-20 and opened gradients are sums over a step's patches.

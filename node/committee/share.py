@@ -6,6 +6,7 @@ from pathlib import Path
 from consensus.ceremonies import CeremonyRecord, CreateCeremony
 from consensus.types import Address, Hash32
 from node.ceremonies import PLACE, get_ceremony_folder
+from node.committee.view import get_box_keys
 from node.custody_keys import SECRET_FILE, CustodyKeys
 from workloads.base import WorkloadError
 from workloads.ceremony_share import MemberKeys, load_member_keys
@@ -23,12 +24,6 @@ class HeldShare:
     keys: MemberKeys = field(repr=False)
     publics: tuple[bytes, ...]
     """Of all members, by place: X25519 keys for what is sealed to them."""
-
-
-def get_box_keys(record: CeremonyRecord) -> tuple[bytes, ...]:
-    """Of all members of a ready ceremony, by place."""
-    keys = {item.member: item.box_key for item in record.confirmations}
-    return tuple(keys[member] for member in record.create.members)
 
 
 def load_share(

@@ -3,11 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from consensus.ceremonies import CeremonyRecord
 from consensus.committee import get_committee
 from consensus.publication import get_step_batches
 from consensus.types import ZERO_HASH, Address, Hash32
 from node.committee.pool import Committee
 from node.tasks import TaskDefinition, TaskTip
+
+
+def get_box_keys(record: CeremonyRecord) -> tuple[Hash32, ...]:
+    """X25519 keys of all members of a ready ceremony, by place."""
+    keys = {item.member: item.box_key for item in record.confirmations}
+    return tuple(keys[member] for member in record.create.members)
 
 
 @dataclass(frozen=True, slots=True)
