@@ -219,10 +219,12 @@ def draft(
         raise CliError(str(error)) from error
     if is_committee and not (plan.gradient_noise and plan.loss_noise):
         raise CliError("--noise, --loss-noise: a committee opens nothing without noise")
+    planned = plan_model(spec, preset, settings.limits.max_blob_bytes)
     with connect_operator(settings) as client:
         chain_id = parse_hash(client.call(client.api.get_status()).chain_id, "chain")
         found = None if ceremony is None else _find_ceremony(client, ceremony, preset)
-        planned = plan_model(spec, preset if found is None else found.preset, settings.limits.max_blob_bytes)
+        if found is not None and planned.preset != found.preset:
+            planned = plan_model(spec, found.preset, settings.limits.max_blob_bytes)
         if not json:
             for line in planned.describe():
                 out.print(line, highlight=False, markup=False)

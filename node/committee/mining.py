@@ -99,11 +99,8 @@ class CommitteeMining:
             if core.address in first:
                 chosen.append(batch)
                 continue
-            turns = later.index(core.address) + 1
-            # Seals may be about to be told: leave them one lease more.
-            seals = core.committees.seals.get_for(definition.id, step, batch)
-            sealed = {stakes.organisations.get(seal.miner, "") for seal in seals}
-            if waited_ms >= (turns + stakes.is_enough(sealed)) * lease_ms:
+            # Enough seals prove nothing: they may be of different roots.
+            if waited_ms >= (later.index(core.address) + 1) * lease_ms:
                 chosen.append(batch)
         return chosen
 
