@@ -107,8 +107,8 @@ class CommitteeOpener:
         """
         plan = _build_plan(job.preset, job.model, self.workload)
         try:
-            question = _read_question(plan, job)
-            binding = _bind(job, question)
+            question = read_question(plan, job)
+            binding = bind(job, question)
             noise = draw_member_noise(self._get_noise_secret(), binding, compute_deviations(plan, job))
             share, pairs = self._get_share()
             part = open_partially(share, pairs, job.subset, question, noise, binding.encode())
@@ -137,7 +137,7 @@ def run_sum(job: SumJob, workload: FusionTraining = WORKLOAD) -> tuple[int, ...]
     opening = job.job
     plan = _build_plan(opening.preset, opening.model, workload)
     try:
-        question = _read_question(plan, opening)
+        question = read_question(plan, opening)
         shapes = [[len(row) for row in part] for part in job.parts]
         if shapes != [list(question.levels)] * len(opening.subset):
             raise WorkloadError(f"expected a part of each of {list(opening.subset)}, of every ciphertext")
@@ -189,11 +189,13 @@ def _get_limits(job: OpeningJob) -> PatchLimits:
     return PatchLimits.declare(FusionSpec.decode(job.model))
 
 
-def _bind(job: OpeningJob, question: Question) -> OpeningBinding:
+def bind(job: OpeningJob, question: Question) -> OpeningBinding:
+    """What a member's noise and masks are a function of."""
     return OpeningBinding(job.kind, job.opening, job.subset, job.attempt, (question.digest,))
 
 
-def _read_question(plan: Plan, job: OpeningJob) -> Question:
+def read_question(plan: Plan, job: OpeningJob) -> Question:
+    """What members are asked: the sums of the files' ciphertexts. Raises: HeError, WorkloadError, OSError."""
     bodies, check = _get_layout(plan, job.kind).bodies, check_bundle if job.kind == "gradient" else check_loss
     columns = []
     for path in job.files:

@@ -338,6 +338,8 @@ class TaskReader:
             ciphertext=opening.ciphertext.hex() if isinstance(opening, OpenLoss) else None,
             recomputed=found.recomputed,
             credits=build_credits(get_credited(opening)) if isinstance(opening, OpenGradient) else (),
+            attempt=opening.attempt,
+            signers=tuple(item.member.hex() for item in opening.cosignatures),
         )
 
     def build_model(self) -> schemas.TrainedModel | None:

@@ -298,6 +298,8 @@ class OpeningModel(Model):
         description="Whether this node itself recomputed the loss ciphertexts to that hash; null if not done"
     )
     credits: tuple[CreditModel, ...]
+    attempt: int = Field(description="1; 2 for a committee's counted retry by other members")
+    signers: tuple[Hex32, ...] = Field(description="Members of the committee; empty for a single custodian")
 
 
 class ModelSummaryModel(Model):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.testbed import Contributor
 from node import processes
 from tests.testnet.fleet import Fleet, poll
+from workloads.imaging import PairSource
 
 MEMBERS = ("node1", "node6", "node7")
 """node1 leads; members do not mine."""
@@ -31,11 +33,14 @@ PUBLISH = ("--batches-per-step", "2", "--learning-rate", "0.25", "--loss-every",
 SEED = 1
 
 
-def get_pairs() -> tuple[str, ...]:
+def build_source() -> PairSource:
     """Real pairs of PET and MRI where they are, else phantoms."""
     if MANIFEST.exists():
-        return ("--manifest", str(MANIFEST), "--modality", "MRI-PET")
-    return ("--phantoms", "6", "--phantom-seed", str(SEED))
+        return PairSource(manifest=MANIFEST, modality="MRI-PET")
+    return PairSource(phantoms=6, phantom_seed=SEED)
+
+
+CONTRIBUTOR = Contributor("node2", build_source(), validation_patients=2, training_batches=2)
 
 
 def start_hostile(fleet: Fleet, name: str, attack: str) -> None:
@@ -108,9 +113,14 @@ def publish(fleet: Fleet, ceremony: Ceremony, rungs: tuple[str, ...]) -> str:
     draft = fleet.bmif_json("draft", "task", "draft", "--ceremony", ceremony.id, *DRAFT, *lead)
     encrypted = str(fleet.directory / "encrypted")
     fleet.bmif(
-        "data", "encrypt", draft, "-o", encrypted, *get_pairs(), "--training-batches", "2",
-        "--validation-batches", "1", "--validation-patients", "2", *hospital,
-    )  # fmt: skip
+        "data",
+        "encrypt",
+        draft,
+        "-o",
+        encrypted,
+        *CONTRIBUTOR.build_arguments(),
+        *hospital,
+    )
     contribution = fleet.bmif_json("contribution", "task", "contribute", encrypted, *hospital)
     ladder = [part for rung in rungs for part in ("--rung", rung)]
     options = ("--contribution", contribution, *ladder, *PUBLISH, *lead)

@@ -1,5 +1,6 @@
-"""Nodes that attack a committee's task: `python -c "from tests.testnet.hostile_committee import spoil; spoil()"
-NODE.YAML`, or `choose`. Everything about them is the real node, but for what they do to the others.
+"""Nodes that attack a committee's task: real nodes, but for what they do to the others.
+
+`python -c "from tests.testnet.hostile_committee import spoil; spoil()" NODE.YAML`, or `choose`.
 """
 
 import asyncio
