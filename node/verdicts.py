@@ -14,7 +14,7 @@ from consensus.codec import decode, encode
 from consensus.payload import Verdict
 from consensus.records import TaskState, TaskStatus, Unsettled
 from consensus.transaction import SignedTransaction
-from consensus.types import Hash32
+from consensus.types import ZERO_HASH, Hash32
 from node.core import Core
 from node.keystore import write_private_file
 from node.living import LivingTasks
@@ -85,14 +85,18 @@ class Judge:
         )
         if before is None or after is None:
             return None  # not replayed yet
-        noise = draft.loss_noise if settings.noise is None else round(settings.noise * draft.loss_clip)
+        # A committee can't clip; its draft's clip is the unit of a multiplier.
+        clip = draft.loss_clip if draft.ceremony == ZERO_HASH else 1 << draft.loss_scale_bits
+        noise = -(-draft.loss_noise * clip // draft.loss_clip)
+        if settings.noise is not None:
+            noise = round(settings.noise * clip)
         job = VerdictJob(
             draft.model,
             before,
             after,
             PrivatePairs(settings.pairs, settings.modality, settings.phantoms, settings.phantom_seed),
             settings.patches,
-            draft.loss_clip,
+            clip,
             draft.loss_scale_bits,
             noise,
             self._secret,

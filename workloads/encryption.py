@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fusion_model.losses import LossTarget, build_patch_target
+from fusion_model.losses import LossTarget
 from fusion_model.pairs import ImagePair, split_by_patient
 from fusion_model.patches import BLACK_LEVEL, PatchSet, extract_patches
 from he.context import PublicContext
 from he.packing import encrypt_batch
 from workloads.base import WorkloadError
 from workloads.fusion import FusionSpec
+from workloads.targets import build_target
 
 ImageArray = npt.NDArray[np.float64] | npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
@@ -148,18 +149,8 @@ def _build_batches(
             f"{field}: {batches} batches of {patches} patches cannot be filled: {error}; give more pairs, "
             f"lower {field} or lower patches_per_batch"
         ) from error
-    target = cut_target(spec, build_patch_target(spec.network, chosen, spec.levels))
+    target = build_target(spec, chosen)
     return [_take_batch(chosen, target, batches, number) for number in range(batches)]
-
-
-def cut_target(spec: FusionSpec, target: LossTarget) -> LossTarget:
-    """Within the limits that the specification declares; the grids are kept."""
-    if not spec.target_limit:
-        return target
-    limit = spec.target_limit / (2 * spec.levels)
-    highest = spec.network.output**2 * spec.target_limit**2 / (4 * spec.levels**2)
-    plane = np.clip(target.plane, -limit, limit)
-    return LossTarget(plane, np.minimum(target.constant, highest))
 
 
 def _take_batch(chosen: PatchSet, target: LossTarget, batches: int, number: int) -> ClearBatch:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from fusion_model.gradients import Array, compute_patch_losses, convert_weights
 from fusion_model.importers.png import ImportRefusedError
-from fusion_model.losses import LossTarget, build_patch_target
+from fusion_model.losses import LossTarget
 from fusion_model.pairs import ImagePair
 from fusion_model.patches import PatchSet, count_patches, extract_patches
 from workloads.base import PrivatePairs, VerdictJob, VerdictLosses, WorkloadError
@@ -22,6 +22,7 @@ from workloads.fusion import FusionSpec
 from workloads.hashing import hash_domain
 from workloads.imaging import PairSource, load_pairs
 from workloads.noise import SECRET_BYTES, draw_gaussian
+from workloads.targets import build_target
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def run_verdict(spec: FusionSpec, job: VerdictJob) -> VerdictLosses:
     """Both losses. Raises: WorkloadError that names neither a file nor a number of the pairs."""
     patches = _hide("can't be read", lambda: load_private_patches(spec, job.pairs, job.patches))
     secret = _hide("have no noise key", lambda: _read_secret(job.secret))
-    inputs, target = patches.inputs, build_patch_target(spec.network, patches, spec.levels)
+    inputs, target = patches.inputs, build_target(spec, patches)
     before, after = (_open(spec, weights, inputs, target, secret, job) for weights in (job.before, job.after))
     return VerdictLosses(before, after, -(-job.noise // len(inputs)))
 

@@ -40,10 +40,19 @@ def build_source() -> PairSource:
     return PairSource(phantoms=6, phantom_seed=SEED)
 
 
+def build_settings() -> dict[str, object]:
+    """Of every node: bundles are kept, and validators judge on real pairs where they are."""
+    settings: dict[str, object] = {"retention": {"policy": "archive"}}
+    if MANIFEST.exists():
+        settings["verdict"] = {"pairs": str(MANIFEST.parent), "modality": "MRI-PET", "phantoms": 0}
+    return settings
+
+
 CONTRIBUTOR = Contributor("node2", build_source(), validation_patients=2, training_batches=2)
 
 
-def start_hostile(fleet: Fleet, name: str, attack: str) -> None:
+def start_hostile(fleet: Fleet, name: str, attack: str) -> int:
+    """The process id."""
     home, root = fleet.testnet.get_directory(name), str(Path(__file__).parents[2])
     code = f"from tests.testnet.hostile_committee import {attack}; {attack}()"
     command = [sys.executable, "-c", code, str(fleet.testnet.get_config_path(name))]
@@ -61,18 +70,21 @@ def start_hostile(fleet: Fleet, name: str, attack: str) -> None:
         return processes.probe(fleet.testnet.get_api_url(node), node.address)[0]
 
     poll(is_up, f"{name} is up")
+    return process.pid
 
 
-def begin(fleet: Fleet) -> None:
-    """Everybody up, the members with the role of a custody."""
+def begin(fleet: Fleet) -> dict[str, int]:
+    """Everybody up, the members with the role of a custody; the hostile ones' process ids."""
     for name in MEMBERS[1:]:
         path = fleet.testnet.get_config_path(name)
         document = yaml.safe_load(path.read_text())
         document["roles"] = sorted({*document["roles"], "custody"})
         path.write_text(yaml.safe_dump(document))
     fleet.up(ABSENT)
-    start_hostile(fleet, SPOILER, "spoil")
-    start_hostile(fleet, CHOOSER, "choose")
+    return {
+        SPOILER: start_hostile(fleet, SPOILER, "spoil"),
+        CHOOSER: start_hostile(fleet, CHOOSER, "choose"),
+    }
 
 
 @dataclass(frozen=True, slots=True)

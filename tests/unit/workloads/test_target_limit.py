@@ -12,8 +12,8 @@ from fusion_model.losses import LossTarget
 from fusion_model.prepared import round_to_grid
 from workloads.base import WorkloadError
 from workloads.box import PatchLimits, compute_gradient_bound
-from workloads.encryption import cut_target
 from workloads.fusion import FusionSpec
+from workloads.targets import cut_target
 
 WITHOUT = FusionSpec()
 HALF = FusionSpec(target_limit=255)
