@@ -75,6 +75,8 @@ class _Opening:
     """Signatures of messages that were given to it."""
     content: Content | None = None
     begun: float = 0.0
+    checked: float = 0.0
+    """When this member had checked everything."""
     submitted: float | None = None
 
 
@@ -280,6 +282,8 @@ class StepMember:
         else:
             content = self._confirmations.build_content(previous, weights, self._stakes, self._checked)
         if content is not None and content != opening.content:
+            if opening.content is None:
+                opening.checked = self._core.clock.monotonic()
             opening.content = content
             self._note(opening, opening.member.check(content))
 
@@ -308,13 +312,15 @@ class StepMember:
         opened = opening.member.opened.result()
         if opening.submitted is None:
             logger.info(
-                "opened the %s of step %d in attempt %d, signed by %d of %d members, in %.2f s",
+                "opened the %s of step %d in attempt %d, signed by %d of %d members, in %.2f s, "
+                "%.2f s of them after checks",
                 opening.member.round.terms.kind,
                 self.step,
                 opened.attempt,
                 len(opened.cosignatures),
                 len(self._share.create.members),
                 now - opening.begun,
+                now - opening.checked,
             )
         opening.submitted = now
         core = self._core
