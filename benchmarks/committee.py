@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.costs import read_usage
-from benchmarks.testbed import Testbed, TestbedError, console
+from benchmarks.testbed import Testbed, TestbedError
 from benchmarks.timing import get_machine
 from node.processes import LOG_FILE
 
@@ -231,8 +232,7 @@ def main() -> int:
                 rows.append(measure(bed, members, options.steps, options.base_port, options.timeout))
             finally:
                 bed.stop()
-        show(rows[-1:])
-    show(rows)
+        show(rows)
     if options.write:
         page = PAGE.read_text(encoding="utf-8")
         head, rest = page.split(BEGIN)
@@ -260,7 +260,7 @@ def show(rows: Sequence[Row]) -> None:
             f"{row.bundles:.1f}",
             row.epsilon,
         )
-    console.print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":
