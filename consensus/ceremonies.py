@@ -13,6 +13,8 @@ from consensus.types import Address, Hash32, Height, Millis
 
 ROUNDS = ("coins", "shares", "relin", "secrets", "test")
 """In this order; a round is named by its index."""
+SKIPPED = ("shares", "relin")
+"""What a renewal leaves out: its keys are there already."""
 MIN_MEMBERS = 2
 MAX_MEMBERS = 16
 SALT_BYTES = 32
@@ -32,6 +34,8 @@ class CreateCeremony:
     threshold: int
     """Members that open together, more than half; all of them make the keys."""
     deadline: Millis
+    renews: Hash32
+    """The ceremony whose keys the members share anew; ZERO_HASH: they make new keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,9 @@ class CeremonyRecord:
     reveals: tuple[CeremonyReveal, ...]
     """Of the current round, in order of arrival."""
     contributions: tuple[tuple[BlobRef, ...], ...]
-    """Of the rounds that are over, by place."""
+    """Of the rounds that are over, by place; none of those that are skipped."""
     confirmations: tuple[CeremonyConfirmation, ...]
     ended_by: Address | None
     """Who gave it up."""
+    renewed_by: Hash32
+    """The ceremony whose members have the shares now; ZERO_HASH: these."""

@@ -13,6 +13,7 @@ from consensus.ceremonies import (
     MIN_MEMBERS,
     ROUNDS,
     SALT_BYTES,
+    SKIPPED,
     CeremonyCommitment,
     CeremonyConfirmation,
     CeremonyRecord,
@@ -62,6 +63,32 @@ def _check_create(state: State, sender: Address, payload: CreateCeremony, ctx: B
     # Else two subsets without a common member could open one thing twice.
     require(len(members) < 2 * payload.threshold <= 2 * len(members), "threshold: more than half of them")
     require(ctx.time < payload.deadline <= MAX_TIME_MS, "deadline")
+    if payload.renews != ZERO_HASH:
+        _check_renewal(_get_renewable(state, payload.renews), sender, payload)
+
+
+def _get_renewable(state: State, ceremony: Hash32) -> CeremonyRecord:
+    """A ceremony whose shares are in use."""
+    record = state.get_ceremony(ceremony)
+    if record is None:
+        raise InvalidTransaction(Reason.CEREMONY_UNKNOWN, ceremony.hex())
+    _require(record.status is not CeremonyStatus.RUNNING, Reason.CEREMONY_UNREADY, record.status)
+    _require(record.status is CeremonyStatus.READY, Reason.CEREMONY_ENDED, record.status)
+    _require(record.renewed_by == ZERO_HASH, Reason.CEREMONY_RENEWED, record.renewed_by.hex())
+    return record
+
+
+def _check_renewal(old: CeremonyRecord, sender: Address, payload: CreateCeremony) -> None:
+    _require(sender in old.create.members, Reason.CEREMONY_MEMBER, sender.hex())
+    _require(payload.preset == old.create.preset, Reason.CEREMONY_FIELD, "preset: of the keys")
+    count = len(set(payload.members) & set(old.create.members))
+    detail = f"members: {old.create.threshold} that have shares, got {count}"
+    _require(count >= old.create.threshold, Reason.CEREMONY_FIELD, detail)
+
+
+def find_dealers(old: CreateCeremony, new: CreateCeremony) -> tuple[Address, ...]:
+    """Who deals a renewal's pieces of the secret: as many old members as opened together, by old place."""
+    return tuple(member for member in old.members if member in new.members)[: old.threshold]
 
 
 def apply_create_ceremony(
@@ -80,6 +107,7 @@ def apply_create_ceremony(
         contributions=(),
         confirmations=(),
         ended_by=None,
+        renewed_by=ZERO_HASH,
     )
     return state.with_new_ceremony(ceremony, record)
 
@@ -148,13 +176,17 @@ def apply_reveal_round(state: State, sender: Address, payload: RevealRound, ctx:
 def _end_round(record: CeremonyRecord) -> CeremonyRecord:
     shown = {item.member: item.contribution for item in record.reveals}
     by_place: tuple[BlobRef, ...] = tuple(shown[member] for member in record.create.members)
+    contributions = (*record.contributions, by_place)
+    if record.create.renews != ZERO_HASH:
+        while len(contributions) < len(ROUNDS) and ROUNDS[len(contributions)] in SKIPPED:
+            contributions = (*contributions, ())
     return replace(
         record,
-        round=record.round + 1,
+        round=len(contributions),
         commitments=(),
         committed_height=Height(0),
         reveals=(),
-        contributions=(*record.contributions, by_place),
+        contributions=contributions,
     )
 
 
@@ -163,16 +195,23 @@ def apply_confirm_ceremony(
 ) -> State:
     """A member's keys. All the same make the ceremony ready, a different one ends it.
 
-    Of a ready one the keys are taken at once: nobody else can name them in a task or federation.
+    Of a ready one the keys are taken at once: nobody else can name them in a task or federation. A renewal's
+    are those of the ceremony that it renews, whose members have done with them.
     """
     record = _get_for(state, sender, payload.ceremony, ctx)
     _require(record.round == len(ROUNDS), Reason.CEREMONY_UNFINISHED, f"round {record.round}")
     is_new = all(item.member != sender for item in record.confirmations)
     _require(is_new, Reason.CEREMONY_CONFIRMED, sender.hex())
+    renews = record.create.renews
+    old = None if renews == ZERO_HASH else _get_renewable(state, renews)
     keys: tuple[BlobRef, ...] = (payload.public_key, payload.relin_keys)
+    if old is not None:
+        made = old.confirmations[0]
+        _require(keys == (made.public_key, made.relin_keys), Reason.CEREMONY_FIELD, "keys: of the old ones")
     for field, blob in zip(("public_key", "relin_keys"), keys, strict=True):
         _require(0 < blob.length <= MAX_BLOB_BYTES, Reason.CEREMONY_FIELD, field)
-        _require(state.get_key_task(blob.root) is None, Reason.CEREMONY_KEY_USED, blob.root.hex())
+        is_new_key = old is not None or state.get_key_task(blob.root) is None
+        _require(is_new_key, Reason.CEREMONY_KEY_USED, blob.root.hex())
     _require(keys[0].root != keys[1].root, Reason.CEREMONY_FIELD, "relin_keys")
     is_own = all(item.box_key != payload.box_key for item in record.confirmations)
     _require(payload.box_key != ZERO_HASH and is_own, Reason.CEREMONY_FIELD, "box_key")
@@ -184,8 +223,11 @@ def apply_confirm_ceremony(
         record = replace(record, status=CeremonyStatus.FAILED)
     elif len(confirmations) == len(record.create.members):
         record = replace(record, status=CeremonyStatus.READY)
-        for blob in keys:
-            state = state.with_key_task(blob.root, payload.ceremony)
+        if old is not None:
+            state = state.with_ceremony(renews, replace(old, renewed_by=payload.ceremony))
+        else:
+            for blob in keys:
+                state = state.with_key_task(blob.root, payload.ceremony)
     return state.with_ceremony(payload.ceremony, record)
 
 

@@ -4,6 +4,7 @@ With a single custodian none of that exists: it signs the transaction, and has l
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 from consensus.ceremonies import CreateCeremony
@@ -24,17 +25,24 @@ def _require(condition: bool, reason: Reason, detail: str) -> None:
         raise InvalidTransaction(reason, detail)
 
 
-def get_committee(state: State, draft: Draft) -> CreateCeremony | None:
-    """Members and threshold of a committee's task; None for one of a single custodian.
+def get_committees(state: State, draft: Draft) -> tuple[CreateCeremony, ...]:
+    """All who ever held shares of a task's key, the present ones last; empty for a single custodian's task.
 
     Raises: InvalidTransaction(CEREMONY_UNKNOWN), of a draft that the state never took.
     """
-    if draft.ceremony == ZERO_HASH:
-        return None
-    record = state.get_ceremony(draft.ceremony)
-    if record is None:
+    found = state.get_ceremonies(draft.ceremony)
+    if draft.ceremony != ZERO_HASH and not found:
         raise InvalidTransaction(Reason.CEREMONY_UNKNOWN, draft.ceremony.hex())
-    return record.create
+    return tuple(record.create for _, record in found)
+
+
+def get_committee(state: State, draft: Draft) -> CreateCeremony | None:
+    """Present members and threshold of a committee's task; None for one of a single custodian.
+
+    Raises: InvalidTransaction(CEREMONY_UNKNOWN), of a draft that the state never took.
+    """
+    found = get_committees(state, draft)
+    return found[-1] if found else None
 
 
 # --- cosignatures -----------------------------------------------------------------------------
@@ -70,6 +78,19 @@ def check_cosignatures(opening: OpenGradient | OpenLoss, committee: CreateCeremo
     content = compute_opening_hash(opening)
     for item in opening.cosignatures:
         _require(verify_content(chain_id, content, item), Reason.OPENING_SIGNATURE, item.member.hex())
+
+
+def is_cosigned(
+    opening: OpenGradient | OpenLoss, committees: Sequence[CreateCeremony], chain_id: Hash32
+) -> bool:
+    """True if any of these, who held shares one after the other, signed it as W3 asks."""
+    for committee in committees:
+        try:
+            check_cosignatures(opening, committee, chain_id)
+        except InvalidTransaction:
+            continue
+        return True
+    return False
 
 
 def check_signers(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from consensus.claims import verify_claim
 from consensus.codec import encode
-from consensus.committee import check_cosignatures, get_committee
+from consensus.committee import get_committees, is_cosigned
 from consensus.context import BlockContext
 from consensus.crypto import hash_domain
 from consensus.errors import InvalidTransaction, Reason
@@ -74,12 +74,13 @@ def apply_report_votes(state: State, payload: ReportVotes, ctx: BlockContext) ->
 def _check_opening(state: State, signed: SignedOpening, ctx: BlockContext) -> None:
     """By the custody as its transaction, or by enough members of a committee in the opening itself."""
     task_state, _, draft = get_task_parts(state, signed.opening.task)
-    committee = get_committee(state, draft)
-    if committee is not None:
-        try:
-            check_cosignatures(signed.opening, committee, ctx.chain_id)
-        except InvalidTransaction as error:
-            raise InvalidTransaction(Reason.EVIDENCE_SIGNATURE, str(error)) from error
+    committees = get_committees(state, draft)
+    if committees:
+        _require(
+            is_cosigned(signed.opening, committees, ctx.chain_id),
+            Reason.EVIDENCE_SIGNATURE,
+            "by no committee of the task",
+        )
         return
     custody = task_state.custody
     transaction = SignedTransaction(ctx.chain_id, custody, 0, signed.opening, signed.signature)

@@ -70,7 +70,10 @@ def _check_ceremony(state: State, sender: Address, draft: Draft) -> None:
         raise InvalidTransaction(Reason.CEREMONY_UNKNOWN, draft.ceremony.hex())
     _require(record.status is not CeremonyStatus.RUNNING, Reason.CEREMONY_UNREADY, record.status)
     _require(record.status is CeremonyStatus.READY, Reason.CEREMONY_ENDED, record.status)
-    _require(sender in record.create.members, Reason.CEREMONY_MEMBER, sender.hex())
+    # Keys are named by the ceremony that made them, whoever has the shares by now.
+    _require(record.create.renews == ZERO_HASH, Reason.DRAFT_CEREMONY, "a renewal")
+    _, current = state.get_ceremonies(draft.ceremony)[-1]
+    _require(sender in current.create.members, Reason.CEREMONY_MEMBER, sender.hex())
     for field in ("public_key", "relin_keys"):
         made = getattr(record.confirmations[0], field)
         _require(getattr(draft, field) == made, Reason.DRAFT_CEREMONY, field)

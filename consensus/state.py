@@ -34,7 +34,7 @@ from consensus.records import (
 )
 from consensus.task import PublishTask
 from consensus.tree import Tree
-from consensus.types import Address, Amount, Hash32
+from consensus.types import ZERO_HASH, Address, Amount, Hash32
 
 __all__ = [
     "NO_ACCOUNT",
@@ -447,6 +447,17 @@ class State:
         return self._with(b"update/" + federation + root, Entry(Hash32(participant)))
 
     # --- ceremonies ---------------------------------------------------------------------------
+
+    def get_ceremonies(self, ceremony: Hash32) -> tuple[tuple[Hash32, CeremonyRecord], ...]:
+        """A ceremony and its renewals, each by the next, as far as the state has them; oldest first."""
+        found: list[tuple[Hash32, CeremonyRecord]] = []
+        while ceremony != ZERO_HASH:
+            record = self.get_ceremony(ceremony)
+            if record is None:
+                break
+            found.append((ceremony, record))
+            ceremony = record.renewed_by
+        return tuple(found)
 
     def get_ceremony(self, ceremony: Hash32) -> CeremonyRecord | None:
         return self._get(CeremonyRecord, get_ceremony_key(ceremony))

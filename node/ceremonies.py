@@ -19,16 +19,17 @@ from consensus.ceremonies import (
     CeremonyStatus,
     CommitRound,
     ConfirmCeremony,
+    CreateCeremony,
     EndCeremony,
     RevealRound,
 )
-from consensus.ceremony import compute_commitment, is_committed
+from consensus.ceremony import compute_commitment, find_dealers, is_committed
 from consensus.task import BlobRef
-from consensus.types import Hash32
+from consensus.types import ZERO_HASH, Hash32
 from node.blobs import BlobError
 from node.canonical import compute_file_root
 from node.core import Core
-from node.custody_keys import make_sealing_key
+from node.custody_keys import CustodyKeys, make_sealing_key
 from node.federations import REPEAT_S, RETRY_S, Sender
 from node.keystore_files import KeyFileError
 from node.passphrase import Purpose, get_passphrase
@@ -36,8 +37,8 @@ from node.work import WorkerPool
 from workloads import ceremony as work
 from workloads import sealed
 from workloads.base import WorkloadError
-from workloads.ceremony import CeremonyTerms, RefusedError, RoundJob
-from workloads.sealed import SealingKey
+from workloads.ceremony import CeremonyTerms, RefusedError, Renewal, RoundJob
+from workloads.sealed import PLAIN, SealingKey
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ PLACE = "committees"
 _JOINED = b"ceremony/joined/"
 _SALT = b"ceremony/salt/"
 _CLOSED = b"ceremony/closed/"
+_KEPT, _RETIRED = b"1", b"2"
+"""Of one that is closed: with the share, if it is ready; without."""
 
 
 class CeremonyError(Exception):
@@ -92,11 +95,19 @@ class Ceremonies:
     """Serves every ceremony that this node's operator has joined."""
 
     def __init__(
-        self, core: Core, keys_dir: Path, *, encrypted: bool = False, allow_insecure: bool = False
+        self,
+        core: Core,
+        keys_dir: Path,
+        *,
+        encrypted: bool = False,
+        allow_insecure: bool = False,
+        keys: CustodyKeys | None = None,
     ) -> None:
-        """`encrypted`: new keys are sealed with the custody's passphrase; `allow_insecure`: test presets."""
+        """`encrypted`: new keys are sealed with the custody's passphrase; `allow_insecure`: test presets;
+        `keys` opens shares that are renewed."""
         self._core = core
         self._keys_dir = keys_dir
+        self._keys = CustodyKeys(keys_dir) if keys is None else keys
         self._encrypted = encrypted
         self._allow_insecure = allow_insecure
         self._pool = WorkerPool(1, "ceremony", core.work.observer)
@@ -133,7 +144,8 @@ class Ceremonies:
         is_waiting = self._not_before.get(ceremony, 0.0) > core.clock.monotonic()
         if record is None or ceremony in self._running or is_waiting or core.drain.is_draining:
             return
-        if core.chain.ledger.get_record(_CLOSED + ceremony) is None:
+        closed = core.chain.ledger.get_record(_CLOSED + ceremony)
+        if closed is None or (closed == _KEPT and record.renewed_by != ZERO_HASH):
             self._running[ceremony] = asyncio.create_task(self._serve(ceremony, record))
             self._running[ceremony].add_done_callback(lambda _: self._running.pop(ceremony, None))
 
@@ -142,8 +154,12 @@ class Ceremonies:
         try:
             if record.status is CeremonyStatus.RUNNING:
                 await self._take_part(ceremony, record)
-            elif self._is_settled(ceremony, record):
+            elif not self._is_settled(ceremony, record):
+                return
+            elif self._core.chain.ledger.get_record(_CLOSED + ceremony) is None:
                 await self._close(ceremony, record)
+            else:
+                await self._retire(ceremony, record)
         except BlobError as error:
             self._wait(ceremony, f"waits for a contribution: {error}")
         except RefusedError as error:
@@ -228,12 +244,30 @@ class Ceremonies:
     async def _build_job(self, ceremony: Hash32, record: CeremonyRecord) -> RoundJob:
         """The next step, with the contributions of the rounds before. Raises: BlobError, WorkloadError."""
         terms = build_terms(self._core, ceremony, record, allow_insecure=self._allow_insecure)
-        paths = []
+        paths: list[tuple[Path, ...]] = []
         for name, blobs in zip(ROUNDS, record.contributions, strict=False):
             for other, blob in enumerate(blobs):
                 self._check_length(terms, other, name, blob)
             paths.append(tuple([await self._core.fetcher.fetch(blob) for blob in blobs]))
-        return RoundJob(terms, get_ceremony_folder(self._keys_dir, ceremony), tuple(paths))
+        renewal = None if record.create.renews == ZERO_HASH else await self._build_renewal(record.create)
+        return RoundJob(terms, get_ceremony_folder(self._keys_dir, ceremony), tuple(paths), renewal)
+
+    async def _build_renewal(self, create: CreateCeremony) -> Renewal:
+        """Raises: BlobError, WorkloadError, OSError."""
+        core = self._core
+        old = core.chain.head_state.get_ceremony(create.renews)
+        if old is None or not old.confirmations:
+            raise WorkloadError(f"ceremony {create.renews.hex()[:12]}, which it renews, has no keys")
+        made, dealers = old.confirmations[0], find_dealers(old.create, create)
+        public_key = await core.fetcher.fetch(made.public_key)
+        relin_keys = await core.fetcher.fetch(made.relin_keys)
+        folder, keys = None, PLAIN
+        if core.address in dealers:
+            folder = get_ceremony_folder(self._keys_dir, create.renews)
+            keys = await asyncio.to_thread(self._keys.unlock, PLACE, folder.name)
+        new_places = tuple(create.members.index(member) for member in dealers)
+        old_places = tuple(old.create.members.index(member) for member in dealers)
+        return Renewal(public_key, relin_keys, new_places, old_places, folder, keys)
 
     @staticmethod
     def _check_length(terms: CeremonyTerms, place: int, name: str, blob: BlobRef) -> None:
@@ -266,7 +300,8 @@ class Ceremonies:
         if not chain.has_state(chain.finalized.hash):
             return False
         final = chain.get_state(chain.finalized.hash).get_ceremony(ceremony)
-        return final is not None and final.status is record.status
+        known = (record.status, record.renewed_by)
+        return final is not None and (final.status, final.renewed_by) == known
 
     async def _close(self, ceremony: Hash32, record: CeremonyRecord) -> None:
         """Of a ceremony that is ready the share and the keys stay; of any other nothing."""
@@ -278,6 +313,14 @@ class Ceremonies:
         for blob in [*shown, *(item.contribution for item in record.reveals)]:
             core.blobs.remove(blob.root)
         salts = [key for key, _ in core.chain.ledger.iterate_records(_SALT + ceremony)]
-        core.chain.ledger.put_records({_CLOSED + ceremony: b"1"}, salts)
+        core.chain.ledger.put_records({_CLOSED + ceremony: _KEPT}, salts)
         self._sealing.pop(ceremony, None)
         logger.info("ceremony %s is %s", ceremony.hex()[:12], record.status.value)
+
+    async def _retire(self, ceremony: Hash32, record: CeremonyRecord) -> None:
+        """Others have the shares of its keys now, or this node another one: the old one is erased."""
+        folder = get_ceremony_folder(self._keys_dir, ceremony)
+        await asyncio.to_thread(work.forget, folder, failed=True)
+        self._core.chain.ledger.put_record(_CLOSED + ceremony, _RETIRED)
+        names = ceremony.hex()[:12], record.renewed_by.hex()[:12]
+        logger.info("the share of ceremony %s is erased: %s has renewed it", *names)

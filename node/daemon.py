@@ -267,7 +267,7 @@ class Node:
             )
             group.create_task(opener.run(), name="federation custody")
             is_sealed = config.custody.encrypted
-            ceremonies = Ceremonies(core, config.custody_dir, encrypted=is_sealed)
+            ceremonies = Ceremonies(core, config.custody_dir, encrypted=is_sealed, keys=keys)
             group.create_task(ceremonies.run(), name="ceremonies")
             from node.committee.service import CommitteeCustody, build_member_settings
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 from consensus.block import Block
 from consensus.codec import decode_stored
-from consensus.committee import check_cosignatures, get_committee
-from consensus.errors import InvalidTransaction
+from consensus.committee import get_committees, is_cosigned
 from consensus.evidence import is_equivocal
 from consensus.payload import ReportOpenings, SignedOpening
 from consensus.state import State, TaskState
@@ -68,14 +67,10 @@ class OpeningWitness:
         draft = state.get_draft(publication.draft) if publication else None
         if draft is None:
             return False
-        committee = get_committee(state, draft.draft)
-        if committee is None:
+        committees = get_committees(state, draft.draft)
+        if not committees:
             return task.custody == transaction.sender
-        try:
-            check_cosignatures(opening, committee, transaction.chain_id)
-        except InvalidTransaction:
-            return False
-        return True
+        return is_cosigned(opening, committees, transaction.chain_id)
 
     def _find_on_chain(self, place: Place) -> Iterator[SignedOpening]:
         task, kind, step = place

@@ -23,9 +23,11 @@ from he.errors import HeError
 from he.formats import HEADER_BYTES, WORD_BYTES
 from he.params import CkksParams, get_params
 from workloads.base import WorkloadError
-from workloads.sealed import NONCE_BYTES, TAG_BYTES, SealedHeader, SealingKey
+from workloads.sealed import NONCE_BYTES, PLAIN, TAG_BYTES, FolderKeys, SealedHeader, SealingKey
 
 ROUNDS: Final = ("coins", "shares", "relin", "secrets", "test")
+SKIPPED: Final = ("shares", "relin")
+"""By a renewal, which has its keys; both as in `consensus.ceremonies`."""
 CEREMONY_BYTES: Final = 32
 COIN_BYTES: Final = 32
 EXCHANGE_BYTES: Final = 32
@@ -78,13 +80,31 @@ class CeremonyTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewal:
+    """Whose shares are shared anew: those of as many old members as open together; the others deal zero."""
+
+    public_key: Path
+    relin_keys: Path
+    dealers: tuple[int, ...]
+    """New places, in the order of the old ones."""
+    old_places: tuple[int, ...]
+    """Of the dealers, ascending."""
+    folder: Path | None = field(default=None, repr=False)
+    """Of this member's old share, if it is a dealer."""
+    keys: FolderKeys = field(default=PLAIN, repr=False)
+    """For an old share that is sealed."""
+
+
+@dataclass(frozen=True, slots=True)
 class RoundJob:
     """One member's next step, after the rounds whose contributions are here."""
 
     terms: CeremonyTerms
     folder: Path = field(repr=False)
     contributions: tuple[tuple[Path, ...], ...]
-    """Of all finished rounds, by round, then place; the own one included."""
+    """Of all finished rounds, by round, then place; the own one included; none of rounds that are skipped."""
+    renewal: Renewal | None = None
+    """None: the members make new keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ saw other contributions than this one, is refused. Bodies, in this order:
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -182,14 +182,20 @@ class Contributions:
     Raises: RefusedError naming round and place.
     """
 
-    def __init__(self, terms: CeremonyTerms, paths: Sequence[Sequence[Path]]) -> None:
+    def __init__(
+        self, terms: CeremonyTerms, paths: Sequence[Sequence[Path]], skipped: Container[str] = ()
+    ) -> None:
+        """`skipped`: rounds without contributions."""
         self._terms = terms
         self._params = terms.get_params()
         self._views: dict[str, list[memoryview]] = {}
-        if len(paths) > len(ROUNDS) or any(len(row) != terms.members for row in paths):
+        counts = [0 if round_name in skipped else terms.members for round_name in ROUNDS]
+        if len(paths) > len(ROUNDS) or [len(row) for row in paths] != counts[: len(paths)]:
             raise WorkloadError(f"expected a contribution of each of {terms.members} members a round")
         transcript = hashlib.sha256(_TRANSCRIPT)
         for round_name, row in zip(ROUNDS, paths, strict=False):
+            if round_name in skipped:
+                continue
             views = []
             for place, path in enumerate(row):
                 header = build_header(terms, place, round_name, transcript.digest())

@@ -15,12 +15,13 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from he.errors import HeError
+from he.keys import PublicKey, RelinKeys
 from he.multiparty.keygen import build_public_share, build_relin_first, build_relin_second
 from he.multiparty.known_answer import KnownAnswer, build_known_answer
 from he.multiparty.member import MemberSecrets
 from he.multiparty.noise import SECRET_BYTES, draw_noise
 from he.multiparty.opening import combine_openings, open_partially
-from he.multiparty.sharing import KeyShare, Piece, combine, share_out
+from he.multiparty.sharing import KeyShare, Piece, combine, reshare, share_out, share_zero
 from he.params import CkksParams
 from workloads.base import WorkloadError
 from workloads.ceremony import (
@@ -28,14 +29,16 @@ from workloads.ceremony import (
     EXCHANGE_BYTES,
     ROUNDS,
     SHARED_LEVELS,
+    SKIPPED,
     CeremonyTerms,
     FinishedCeremony,
     RefusedError,
+    Renewal,
     RoundJob,
 )
 from workloads.ceremony_blobs import Coin, Contributions, Exchange, build_header, list_own_subsets
 from workloads.ceremony_folder import PUBLIC_KEY_FILE, RELIN_KEYS_FILE, CeremonyFolder, open_folder
-from workloads.ceremony_share import decode_share, derive_member_keys, encode_share
+from workloads.ceremony_share import decode_share, derive_member_keys, encode_share, load_share
 from workloads.sealed import NONCE_BYTES, SealingKey
 
 _TEST: Final = b"bmif ceremony test 1\0"
@@ -49,6 +52,7 @@ class _Member:
     params: CkksParams
     folder: CeremonyFolder
     found: Contributions
+    renewal: Renewal | None
 
     def load_state(self, round_name: str) -> bytes:
         """What is secret of a round that is over. Raises: WorkloadError if it is not there."""
@@ -61,12 +65,23 @@ class _Member:
     def check_own(self, finished: int) -> None:
         """Raises WorkloadError unless this member's contributions are those that this folder made."""
         for round_name in ROUNDS[:finished]:
+            if self.renewal is not None and round_name in SKIPPED:
+                continue
             own = _load_contribution(self.folder, self.terms, round_name)
             if own is None or not self.found.is_own(round_name, own):
                 raise WorkloadError(
                     f"{round_name}: the contribution of place {self.terms.place}: "
                     "is not what this member made in this folder"
                 )
+
+    def load_keys(self) -> tuple[PublicKey, RelinKeys]:
+        """The collective keys: of this ceremony, or of the one that is renewed."""
+        if self.renewal is None:
+            return self.found.build_keys()
+        return (
+            PublicKey.decode(self.params, self.renewal.public_key.read_bytes()),
+            RelinKeys.decode(self.params, self.renewal.relin_keys.read_bytes()),
+        )
 
     def load_exchange(self) -> Exchange:
         return Exchange(self.terms, self.load_state("coins")[:EXCHANGE_BYTES], self.found.coins)
@@ -79,13 +94,13 @@ def make_contribution(job: RoundJob, key: SealingKey | None) -> Path:
         raise WorkloadError("all rounds have their contributions; the ceremony is to be finished")
     round_name, params = ROUNDS[number], terms.get_params()
     with open_folder(job.folder, key) as folder, _as_workload_error(round_name):
-        found = Contributions(terms, job.contributions)
+        found = _read(job)
         header = build_header(terms, terms.place, round_name, found.transcript)
         data = _load_contribution(folder, terms, round_name)
         if data is None:
             if folder.is_finished:
                 raise WorkloadError(f"{round_name}: {job.folder} holds a finished ceremony's keys")
-            member = _Member(terms, params, folder, found)
+            member = _Member(terms, params, folder, found, job.renewal)
             member.check_own(number)
             found.check()
             state, body = _BUILDERS[round_name](member)
@@ -108,11 +123,11 @@ def finish(job: RoundJob, key: SealingKey | None) -> FinishedCeremony:
         if not folder.is_finished:
             if len(job.contributions) != len(ROUNDS):
                 raise WorkloadError(f"{len(job.contributions)} of {len(ROUNDS)} rounds are over")
-            found = Contributions(terms, job.contributions)
-            member = _Member(terms, terms.get_params(), folder, found)
+            found = _read(job)
+            member = _Member(terms, terms.get_params(), folder, found, job.renewal)
             member.check_own(len(ROUNDS))
             found.check()
-            public_key, relin_keys = found.build_keys()
+            public_key, relin_keys = member.load_keys()
             _check_answers(found, build_known_answer(public_key, relin_keys))
             share = member.load_state("test")
             if decode_share(share, allow_insecure=terms.allow_insecure)[0] != terms:
@@ -122,6 +137,10 @@ def finish(job: RoundJob, key: SealingKey | None) -> FinishedCeremony:
         folder.erase_secrets()
         own = derive_member_keys(folder.load_noise())
     return FinishedCeremony(job.folder / PUBLIC_KEY_FILE, job.folder / RELIN_KEYS_FILE, own.box_public)
+
+
+def _read(job: RoundJob) -> Contributions:
+    return Contributions(job.terms, job.contributions, () if job.renewal is None else SKIPPED)
 
 
 def _check_answers(found: Contributions, known: KnownAnswer) -> None:
@@ -163,10 +182,13 @@ def _make_relin(member: _Member) -> tuple[bytes, bytes]:
 
 
 def _make_secrets(member: _Member) -> tuple[bytes, bytes]:
-    terms = member.terms
-    own = MemberSecrets.decode(member.params, terms.place, member.load_state("relin"))
-    pieces = share_out(own, terms.threshold, terms.members, SHARED_LEVELS)
-    own.forget()
+    terms, renewal = member.terms, member.renewal
+    if renewal is None:
+        own = MemberSecrets.decode(member.params, terms.place, member.load_state("relin"))
+        pieces = share_out(own, terms.threshold, terms.members, SHARED_LEVELS)
+        own.forget()
+    else:
+        pieces = _deal_again(member, renewal)
     exchange = member.load_exchange()
     sealed = [
         exchange.seal(piece, secrets.token_bytes(NONCE_BYTES))
@@ -176,9 +198,24 @@ def _make_secrets(member: _Member) -> tuple[bytes, bytes]:
     return pieces[terms.place].encode(), b"".join(sealed)
 
 
+def _deal_again(member: _Member, renewal: Renewal) -> tuple[Piece, ...]:
+    """A dealer's part of the secret, so that all together deal it; of anybody else zero."""
+    terms = member.terms
+    if terms.place not in renewal.dealers:
+        return share_zero(member.params, terms.place, terms.threshold, terms.members, SHARED_LEVELS)
+    if renewal.folder is None:
+        raise WorkloadError("secrets: this member's old share is not here; restore its folder")
+    share, _ = load_share(renewal.folder, renewal.keys, allow_insecure=terms.allow_insecure)
+    if share.place != renewal.old_places[renewal.dealers.index(terms.place)]:
+        raise WorkloadError(f"secrets: {renewal.folder} holds the share of another place")
+    pieces = reshare(share, renewal.old_places, terms.threshold, terms.members, dealer=terms.place)
+    share.forget()
+    return pieces
+
+
 def _make_test(member: _Member) -> tuple[bytes, bytes]:
     terms, exchange = member.terms, member.load_exchange()
-    known = build_known_answer(*member.found.build_keys())
+    known = build_known_answer(*member.load_keys())
     share, pairs = _combine_pieces(member, exchange), exchange.build_pairs()
     seed = member.load_state("coins")[EXCHANGE_BYTES:]
     openings = []

@@ -128,15 +128,18 @@ def share_zero(
     return _deal(params, dealer, zero, threshold, members)
 
 
-def reshare(share: KeyShare, subset: Sequence[int], threshold: int, members: int) -> tuple[Piece, ...]:
+def reshare(
+    share: KeyShare, subset: Sequence[int], threshold: int, members: int, dealer: int | None = None
+) -> tuple[Piece, ...]:
     """A piece for each new place of this member's part of the secret; `subset` are the old places that do
-    so, as many as the old threshold."""
+    so, as many as the old threshold. `dealer` is the member's new place, its old one if not given."""
     check_subset(subset, share.place, share.threshold)
     points = [1 + place for place in subset]
     rows = []
     for row, prime in zip(share.residues, share.params.primes, strict=False):
         rows.append(multiply(row, compute_lagrange(points, 1 + share.place, prime), prime))
-    return _deal(share.params, share.place, np.stack(rows), threshold, members)
+    own = share.place if dealer is None else dealer
+    return _deal(share.params, own, np.stack(rows), threshold, members)
 
 
 def combine(pieces: Sequence[Piece], dealers: Sequence[int]) -> KeyShare:

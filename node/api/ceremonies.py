@@ -6,7 +6,7 @@ from pydantic import Field
 from consensus.ceremonies import ROUNDS, CeremonyRecord
 from consensus.ceremony import is_committed
 from consensus.state import State
-from consensus.types import Hash32
+from consensus.types import ZERO_HASH, Hash32
 from node.api.errors import build_not_found
 from node.api.fields import BlobRefModel, Count, Hex32, Model, TimeMs
 from node.api.requests import Route, answer, get_limit, get_view, parse_hash, take_page
@@ -24,6 +24,8 @@ class CeremonySummary(Model):
     round: Count = Field(description="Of 5; 5 once all are over")
     round_name: str | None = Field(description="`coins`, `shares`, `relin`, `secrets` or `test`")
     deadline: TimeMs
+    renews: Hex32 | None = Field(description="The ceremony whose keys are shared anew; null: new keys")
+    renewed_by: Hex32 | None = Field(description="The ceremony whose members have the shares now")
 
 
 class CeremonyKeysModel(Model):
@@ -45,7 +47,7 @@ class Ceremony(CeremonySummary):
         description="Members whose commitment, contribution or confirmation is missing"
     )
     contributions: tuple[tuple[BlobRefModel, ...], ...] = Field(
-        description="Of the rounds that are over, in the members' order"
+        description="Of the rounds that are over, in the members' order; none of skipped ones"
     )
     confirmations: tuple[CeremonyKeysModel, ...]
     ended_by: Hex32 | None
@@ -68,6 +70,8 @@ def build_ceremony_summary(ceremony: Hash32, record: CeremonyRecord) -> Ceremony
         round=record.round,
         round_name=_get_round_name(record),
         deadline=create.deadline,
+        renews=None if create.renews == ZERO_HASH else create.renews.hex(),
+        renewed_by=None if record.renewed_by == ZERO_HASH else record.renewed_by.hex(),
     )
 
 

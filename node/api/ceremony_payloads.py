@@ -17,6 +17,7 @@ class CreateCeremonyPayload(Model):
     members: tuple[Hex32, ...] = Field(max_length=MAX_MEMBERS, description="Ascending addresses")
     threshold: Count = Field(description="How many of them open together")
     deadline: TimeMs
+    renews: Hex32 = Field(description="The ceremony whose keys they share anew; zeros: they make new keys")
 
 
 class CommitRoundPayload(Model):

@@ -137,12 +137,18 @@ class ApiSource:
         return TaskRecord(definition, tuple(openings), self._load_committees(draft.ceremony))
 
     def _load_committees(self, ceremony: Hash32) -> tuple[CreateCeremony, ...]:
-        if ceremony == ZERO_HASH:
-            return ()
-        payload = self._load_transaction(ceremony, "ceremony").payload
-        if not isinstance(payload, CreateCeremony):
-            raise AuditError(f"ceremony {ceremony.hex()}: the transaction is another one")
-        return (payload,)
+        """All who had shares of the task's key, one after the other."""
+        found: list[CreateCeremony] = []
+        before = ZERO_HASH
+        while ceremony != ZERO_HASH:
+            payload = self._load_transaction(ceremony, "ceremony").payload
+            if not isinstance(payload, CreateCeremony) or payload.renews != before:
+                raise AuditError(f"ceremony {ceremony.hex()}: the transaction is another one")
+            found.append(payload)
+            before = ceremony
+            following = self._client.call(self._client.api.get_ceremony(ceremony.hex())).renewed_by
+            ceremony = ZERO_HASH if following is None else Hash32(bytes.fromhex(following))
+        return tuple(found)
 
     def _load_publication(self, task: Hash32) -> tuple[PublishTask, Address]:
         """The publication and its sender, who is the custody."""

@@ -1,4 +1,4 @@
-"""`bmif custody create|join|status|end`: keys that the hospitals of a committee make together."""
+"""`bmif custody create|join|status|reshare|end`: keys that a committee makes, and shares anew."""
 
 import time
 from itertools import pairwise
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from consensus.ceremonies import MAX_MEMBERS, ROUNDS, CreateCeremony, EndCeremony
-from consensus.types import MAX_TIME_MS, Address, Hash32, Millis
+from consensus.types import MAX_TIME_MS, ZERO_HASH, Address, Hash32, Millis
 from node.api.ceremonies import Ceremony, CeremonySummary
 from node.api.client import SyncClient
 from node.cli.common import (
@@ -73,16 +73,87 @@ def create(
 ) -> None:
     """Begin a ceremony in which a committee makes a task's keys, and take part in it."""
     members = _parse_members(member)
+    _check_threshold(threshold, members)
+    with connect_operator(load_config(config)) as client:
+        _check_members(client, members)
+        payload = CreateCeremony(title, preset, members, threshold, _get_deadline(minutes), ZERO_HASH)
+        ceremony, height = _begin(client, payload, timeout)
+    _show_begun(ceremony, height, json)
+
+
+def reshare(
+    ceremony: CeremonyArgument,
+    member: Annotated[
+        list[str] | None, typer.Option(help="Account of a member from now on; repeat [the same as now]")
+    ] = None,
+    threshold: Annotated[
+        int | None, typer.Option(help="How many of them open together [as many as now]", min=2)
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Time until it is over", min=1)] = 60,
+    timeout: TimeoutOption = 60,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Share a committee's key anew: to other members, or to the same ones. The keys stay as they are.
+
+    As many of those who have shares as open together must be among the members. Once it is ready, the shares
+    of before open nothing, and the nodes erase them.
+    """
+    with connect_operator(load_config(config)) as client:
+        old = _find_current(client, parse_hash(ceremony, "CEREMONY").hex())
+        members = _parse_members(list(old.members) if member is None else member)
+        threshold = old.threshold if threshold is None else threshold
+        _check_threshold(threshold, members)
+        _check_members(client, members)
+        _check_old(client, old, members)
+        renews = Hash32(bytes.fromhex(old.id))
+        payload = CreateCeremony(old.title, old.preset, members, threshold, _get_deadline(minutes), renews)
+        identifier, height = _begin(client, payload, timeout)
+    _show_begun(identifier, height, json)
+
+
+def _find_current(client: SyncClient, identifier: str) -> Ceremony:
+    """Of a ceremony that was renewed, who has the shares now."""
+    found = client.call(client.api.get_ceremony(identifier))
+    while found.renewed_by is not None:
+        found = client.call(client.api.get_ceremony(found.renewed_by))
+    return found
+
+
+def _check_old(client: SyncClient, old: Ceremony, members: tuple[Address, ...]) -> None:
+    """Refuse what the chain would refuse."""
+    if old.status != "ready":
+        raise CliError(f"CEREMONY {old.id}: it is {old.status}, and has no keys to share anew")
+    own = client.call(client.api.get_status()).address
+    if own not in old.members:
+        raise CliError(f"CEREMONY {old.id}: this node's account {own} has no share; a member shares anew")
+    count = len(set(old.members) & {member.hex() for member in members})
+    if count < old.threshold:
+        raise CliError(
+            f"--member: {count} of them have shares, {old.threshold} are needed; its members are "
+            + ", ".join(old.members)
+        )
+
+
+def _check_threshold(threshold: int, members: tuple[Address, ...]) -> None:
     if not len(members) < 2 * threshold <= 2 * len(members):
         least = len(members) // 2 + 1
         raise CliError(f"--threshold {threshold}: of {len(members)} members, {least} to {len(members)}")
-    with connect_operator(load_config(config)) as client:
-        _check_members(client, members)
-        deadline = min(MAX_TIME_MS, time.time_ns() // 1_000_000 + round(minutes * MINUTE_MS))
-        payload = CreateCeremony(title, preset, members, threshold, Millis(deadline))
-        ceremony = client.call(client.api.sign_and_submit(payload))
-        height = wait_included(client, ceremony, timeout)
-        client.call(client.api.join_ceremony(ceremony.hex()))
+
+
+def _get_deadline(minutes: float) -> Millis:
+    return Millis(min(MAX_TIME_MS, time.time_ns() // 1_000_000 + round(minutes * MINUTE_MS)))
+
+
+def _begin(client: SyncClient, payload: CreateCeremony, timeout: float) -> tuple[Hash32, int]:
+    """The ceremony's id, and its height; this node takes part."""
+    ceremony = client.call(client.api.sign_and_submit(payload))
+    height = wait_included(client, ceremony, timeout)
+    client.call(client.api.join_ceremony(ceremony.hex()))
+    return ceremony, height
+
+
+def _show_begun(ceremony: Hash32, height: int, json: bool) -> None:
     if json:
         print_json({"ceremony": ceremony.hex(), "height": height})
         return
@@ -171,6 +242,8 @@ def _print_one(found: Ceremony) -> None:
             ("ceremony", found.id),
             ("title", found.title),
             ("status", found.status),
+            ("renews", found.renews),
+            ("renewed by", found.renewed_by),
             ("preset", found.preset),
             ("members", "\n".join(found.members)),
             ("threshold", found.threshold),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.ceremony import create, end, join, status
+from node.cli.ceremony import create, end, join, reshare, status
 from node.cli.common import (
     CliError,
     ConfigOption,
@@ -61,6 +61,7 @@ app = typer.Typer(
 app.command()(create)
 app.command()(join)
 app.command()(status)
+app.command()(reshare)
 app.command()(end)
 
 KeyOption = Annotated[

@@ -72,20 +72,25 @@ def _make_keys(client: SyncClient, settings: NodeConfig, preset: str) -> _Keys:
 
 
 def _find_ceremony(client: SyncClient, text: str, preset: str | None) -> Ceremony:
-    """Refuse what the chain would refuse."""
+    """The ceremony that made the keys, with who has the shares now. Refuses what the chain would refuse."""
     found = client.call(client.api.get_ceremony(parse_hash(text, "--ceremony").hex()))
+    while found.renews is not None:
+        found = client.call(client.api.get_ceremony(found.renews))
+    current = found
+    while current.renewed_by is not None:
+        current = client.call(client.api.get_ceremony(current.renewed_by))
     if found.status != "ready":
         raise CliError(
             f"--ceremony {text}: it is {found.status}, its keys are not ready; see `bmif custody status`"
         )
     own = client.call(client.api.get_status()).address
-    if own not in found.members:
+    if own not in current.members:
         raise CliError(
             f"--ceremony {text}: this node's account {own} is no member; a member drafts its tasks"
         )
     if preset not in (None, found.preset):
         raise CliError(f"--preset {preset}: the ceremony's keys are of {found.preset}; leave --preset out")
-    return found
+    return found.model_copy(update={"members": current.members, "threshold": current.threshold})
 
 
 def _take_keys(found: Ceremony) -> _Keys:

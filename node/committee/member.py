@@ -74,7 +74,9 @@ class MemberSealer:
 
 def get_record_prefix(terms: Terms) -> bytes:
     """Of the records of one opening."""
-    return _PREFIX + terms.task + terms.step.to_bytes(4, "big") + terms.kind.encode() + b"/"
+    where = terms.task + terms.step.to_bytes(4, "big") + terms.kind.encode() + b"/"
+    # Whoever has the shares after a renewal has answered nothing with them.
+    return _PREFIX + where + terms.ceremony + b"/"
 
 
 def load_records(store: RecordStore, terms: Terms) -> Records:

@@ -73,10 +73,10 @@ class CommitteeMining:
         return stakes.is_enough(found)
 
     def _build_told(self, definition: TaskDefinition, tip: TaskTip, claim: Claim) -> tuple[TellRoot, ...]:
-        core, ceremony = self._core, definition.draft.ceremony
-        record = tip.chain_state.get_ceremony(ceremony)
-        if record is None:
+        core, found = self._core, tip.chain_state.get_ceremonies(definition.draft.ceremony)
+        if not found:
             return ()
+        ceremony, record = found[-1]
         told = []
         for member, public in zip(record.create.members, get_box_keys(record), strict=True):
             try:

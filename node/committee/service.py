@@ -4,6 +4,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+from consensus.ceremonies import CeremonyRecord
 from consensus.records import TaskStatus
 from consensus.types import ZERO_HASH, Hash32
 from node.blobs import BlobError
@@ -97,12 +98,14 @@ class CommitteeCustody:
 
     async def _get_step(self, definition: TaskDefinition, tip: TaskTip) -> StepMember | None:
         """None where this node holds no share. Raises: WorkloadError, OSError."""
-        task = definition.id
+        task, draft = definition.id, definition.draft
+        ceremony, record = tip.chain_state.get_ceremonies(draft.ceremony)[-1]
         step = self._steps.get(task)
-        if step is not None and step.is_of(tip):
+        if step is not None and step.is_of(tip) and step.ceremony == ceremony:
             return step
         await self._close(task)
-        share = await self._get_share(definition.draft.ceremony)
+        await self._drop_renewed(ceremony, record)
+        share = await self._get_share(ceremony, record)
         if share is None:
             self._not_before[task] = self._core.clock.monotonic() + RETRY_S
             return None
@@ -111,10 +114,18 @@ class CommitteeCustody:
         )
         return self._steps[task]
 
-    async def _get_share(self, ceremony: Hash32) -> HeldShare | None:
+    async def _drop_renewed(self, ceremony: Hash32, record: CeremonyRecord) -> None:
+        """What this process, and its worker, know of the share before."""
+        if self._shares.pop(record.create.renews, None) is None:
+            return
+        for task in [task for task, step in self._steps.items() if step.ceremony == record.create.renews]:
+            await self._close(task)
+        self._pool.close()
+        self._pool = WorkerPool(1, "committee", self._core.work.observer)
+
+    async def _get_share(self, ceremony: Hash32, record: CeremonyRecord) -> HeldShare | None:
         core = self._core
-        record = core.chain.head_state.get_ceremony(ceremony)
-        if ceremony not in self._shares and record is not None:
+        if ceremony not in self._shares:
             found = await asyncio.to_thread(
                 load_share, self._keys, self._keys_dir, ceremony, record, core.address, self._workload
             )

@@ -123,6 +123,11 @@ class StepMember:
     def step(self) -> int:
         return self._tip.state.step
 
+    @property
+    def ceremony(self) -> Hash32:
+        """Whose shares open."""
+        return self._share.ceremony
+
     def is_of(self, tip: TaskTip) -> bool:
         """Whether this is still the step to be opened."""
         own = self._tip.state

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consensus.ceremonies import CeremonyRecord
-from consensus.committee import get_committee
 from consensus.publication import get_step_batches
-from consensus.types import ZERO_HASH, Address, Hash32
+from consensus.types import Address, Hash32
 from node.committee.pool import Committee
 from node.tasks import TaskDefinition, TaskTip
 
@@ -29,11 +28,11 @@ class TipView:
         definition, tip = self.definition, self.tip
         if definition is None or tip is None or tip.is_finished or definition.id != task:
             return None
-        ceremony = definition.draft.ceremony
-        create = get_committee(tip.chain_state, definition.draft)
-        if ceremony == ZERO_HASH or create is None:
+        found = tip.chain_state.get_ceremonies(definition.draft.ceremony)
+        if not found:
             return None
-        return Committee(ceremony, create.members, tip.state.step)
+        ceremony, record = found[-1]
+        return Committee(ceremony, record.create.members, tip.state.step)
 
     def may_mine(self, account: Address) -> bool:
         return self.tip is not None and self.tip.chain_state.may_account_mine(account)

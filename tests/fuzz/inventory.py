@@ -126,6 +126,8 @@ EXEMPT: dict[str, str] = {
     "node.api.transport:Transport._check": "pydantic alone, of a node that the user chose",
     "node.api.transport:_parse": "pydantic alone, of a node that the user chose",
     "node.blobs:BlobStore._scan": "names of the store's own files, hexadecimal by a check",
+    "node.cli.audit:ApiSource._load_committees": CHECKED + "pydantic, hexadecimal by its pattern",
+    "node.cli.ceremony:reshare": CHECKED + "pydantic, hexadecimal by its pattern",
     "node.cli.audit:audit": CHECKED + "pydantic, hexadecimal by its pattern",
     "node.cli.common:parse_hash": "an argument that the operator types",
     "node.cli.config:_write": OWN + "the settings that were just read, back into YAML",

@@ -84,7 +84,7 @@ class Committee(Cluster):
     async def create(self, threshold: int = 2, life_s: int = 3_600, preset: str = PRESET) -> None:
         members = tuple(sorted(self.keys[f"node{number}"].address for number in MEMBERS))
         deadline = Millis(self.clock.now_ms() + 1_000 * life_s)
-        self.ceremony = self[1].send(CreateCeremony("test", preset, members, threshold, deadline))
+        self.ceremony = self[1].send(CreateCeremony("test", preset, members, threshold, deadline, ZERO_HASH))
         await self.wait_until(
             lambda: all(peer.chain.head_state.get_ceremony(self.ceremony) is not None for peer in self.peers),
             "the ceremony is on the chain",

@@ -130,7 +130,7 @@ def _gather(fleet: Fleet) -> str:
     now = fleet.get_status("node3").head.time
     addresses = sorted(bytes.fromhex(fleet.get_address(name)) for name in ("node1", "node2", "node3"))
     members = tuple(Address(address) for address in addresses)
-    create = CreateCeremony("cardiac", "ckks-16384-60x5", members, 2, Millis(now + 10_000_000))
+    create = CreateCeremony("cardiac", "ckks-16384-60x5", members, 2, Millis(now + 10_000_000), ZERO_HASH)
     return _submit(fleet, "node1", create)
 
 

@@ -28,7 +28,7 @@ from consensus.task import (
     SealedClaim,
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id
-from consensus.types import Hash32, Millis
+from consensus.types import ZERO_HASH, Hash32, Millis
 from tests.unit.consensus.world import (
     CUSTODY,
     MINER_A,
@@ -56,6 +56,7 @@ def build_ceremony(**changes: object) -> CreateCeremony:
         members=tuple(key.address for key in MEMBERS),
         threshold=2,
         deadline=Millis(START + 10_000_000),
+        renews=ZERO_HASH,
     )
     return replace(ceremony, **changes)
 

@@ -51,6 +51,7 @@ def build_create(**changes: object) -> CreateCeremony:
         members=tuple(key.address for key in MEMBERS),
         threshold=2,
         deadline=Millis(START + 60 * MINUTES),
+        renews=ZERO_HASH,
     )
     return replace(create, **changes)
 

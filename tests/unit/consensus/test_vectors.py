@@ -68,7 +68,7 @@ from consensus.task import (
     SealedClaim,
 )
 from consensus.transaction import SignedTransaction, compute_transaction_id
-from consensus.types import Amount, Hash32, Millis
+from consensus.types import ZERO_HASH, Amount, Hash32, Millis
 from consensus.vote import Vote
 from tests.unit.consensus.federated import build_federation
 from tests.unit.consensus.test_evidence import build_double
@@ -254,7 +254,7 @@ def build_ceremonies(world: World) -> dict[str, SignedTransaction]:
     members = tuple(sorted((CUSTODY.address, MINER_A.address, MINER_B.address)))
     return {
         "create ceremony": world.sign(
-            CUSTODY, CreateCeremony("cardiac", "ckks-16384-60x5", members, 2, Millis(2**41))
+            CUSTODY, CreateCeremony("cardiac", "ckks-16384-60x5", members, 2, Millis(2**41), ZERO_HASH)
         ),
         "commit round": world.sign(MINER_A, CommitRound(ceremony, 2, digest)),
         "reveal round": world.sign(MINER_A, RevealRound(ceremony, 2, contribution, salt)),

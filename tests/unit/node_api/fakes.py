@@ -246,10 +246,12 @@ class FakeNode:
     def _gather(self) -> None:
         """A ceremony of two: the first round is over, of the second one commitment is there."""
         members = tuple(sorted((CUSTODY.address, MINER.address)))
-        create = CreateCeremony("cardiac", "ckks-16384-60x5", members, 2, Millis(START + 10_000_000))
+        create = CreateCeremony(
+            "cardiac", "ckks-16384-60x5", members, 2, Millis(START + 10_000_000), ZERO_HASH
+        )
         record = CeremonyRecord(
             create, Height(1), CeremonyStatus.RUNNING, 1, (CeremonyCommitment(CUSTODY.address, ZERO_HASH),),
-            Height(0), (), ((BLOB, BLOB),), (), None,
+            Height(0), (), ((BLOB, BLOB),), (), None, ZERO_HASH,
         )  # fmt: skip
         self.state = self.state.with_new_ceremony(self.ceremony, record)
 

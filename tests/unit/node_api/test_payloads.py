@@ -98,7 +98,7 @@ PAYLOADS: tuple[Payload, ...] = (
         (core.Milestone(10, Amount(1)),),
         Millis(11),
     ),
-    ceremonies.CreateCeremony("cardiac", "preset", (Address(ZERO_HASH), Address(HASH)), 2, Millis(3)),
+    ceremonies.CreateCeremony("cardiac", "preset", (Address(ZERO_HASH), Address(HASH)), 2, Millis(3), HASH),
     ceremonies.CommitRound(HASH, 1, ZERO_HASH),
     ceremonies.RevealRound(HASH, 1, BLOB, bytes(32)),
     ceremonies.ConfirmCeremony(HASH, BLOB, BLOB, HASH),
