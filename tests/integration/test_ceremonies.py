@@ -81,10 +81,17 @@ class Committee(Cluster):
         assert found is not None
         return found
 
-    async def create(self, threshold: int = 2, life_s: int = 3_600, preset: str = PRESET) -> None:
-        members = tuple(sorted(self.keys[f"node{number}"].address for number in MEMBERS))
+    async def create(
+        self,
+        threshold: int = 2,
+        life_s: int = 3_600,
+        preset: str = PRESET,
+        numbers: tuple[int, ...] = MEMBERS,
+        renews: Hash32 = ZERO_HASH,
+    ) -> None:
+        members = tuple(sorted(self.keys[f"node{number}"].address for number in numbers))
         deadline = Millis(self.clock.now_ms() + 1_000 * life_s)
-        self.ceremony = self[1].send(CreateCeremony("test", preset, members, threshold, deadline, ZERO_HASH))
+        self.ceremony = self[1].send(CreateCeremony("test", preset, members, threshold, deadline, renews))
         await self.wait_until(
             lambda: all(peer.chain.head_state.get_ceremony(self.ceremony) is not None for peer in self.peers),
             "the ceremony is on the chain",
@@ -138,6 +145,35 @@ async def test_all_make_the_same_keys_though_one_restarts_in_every_round(committ
             shown = [blob.root for row in committee.record.contributions for blob in row]
             assert all(blobs.get_path(root) is None for root in shown)
             assert blobs.get_path(committee.record.confirmations[0].public_key.root) is not None
+
+
+async def test_shares_pass_on_and_those_of_before_are_erased(committee: Committee) -> None:
+    """node4 comes in node3's place; node3 is away, and erases its share once it hears of it."""
+    async with committee.run():
+        await committee.create()
+        committee.join(*MEMBERS)
+        await committee.wait_for(lambda: committee.record.status is CeremonyStatus.READY, "keys are ready")
+        for number in MEMBERS:
+            await committee.wait_for(lambda number=number: committee.list_files(number) == KEPT, "only keys")  # type: ignore[misc]
+        before, first = committee.ceremony, committee.record.confirmations[0]
+        public_key = (committee.get_folder(1) / "public.key").read_bytes()
+        folders = [committee.get_folder(number) for number in MEMBERS]
+        await committee.stop(3)
+        await committee.create(numbers=(1, 2, 4), renews=before)
+        committee.join(1, 2, 4)
+        await committee.wait_for(lambda: committee.record.round == ROUNDS.index("test"), "the last round")
+        await committee.stop(2)
+        committee.start(2)
+        await committee.wait_for(lambda: committee.record.status is CeremonyStatus.READY, "shares are dealt")
+        made = committee.record.confirmations[0]
+        assert (made.public_key, made.relin_keys) == (first.public_key, first.relin_keys)
+        for number in (1, 2, 4):
+            await committee.wait_for(lambda number=number: committee.list_files(number) == KEPT, "only keys")  # type: ignore[misc]
+            assert (committee.get_folder(number) / "public.key").read_bytes() == public_key
+        await committee.wait_for(lambda: not any(folder.exists() for folder in folders[:2]), "old ones go")
+        assert folders[2].exists()
+        committee.start(3)
+        await committee.wait_for(lambda: not folders[2].exists(), "so does that of who was away")
 
 
 @pytest.mark.parametrize("length", [-1, 0], ids=["short", "of the right length"])
