@@ -6,11 +6,13 @@ stake are of the same root: whoever seals after that is too late to be believed.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from consensus.ceremonies import CeremonyRecord
 from consensus.claims import compute_seal, sign_sealed_claim
 from consensus.leases import compute_leases, split_lease
 from consensus.task import Claim
-from consensus.types import Hash32
+from consensus.types import ZERO_HASH, Hash32
 from node.committee.boxes import BoxError
 from node.committee.confirmation import Stakes
 from node.committee.messages import TellRoot, tell_root
@@ -23,12 +25,22 @@ _Key = tuple[Hash32, int, int]
 """(task, step, batch)."""
 
 
+class _Told(NamedTuple):
+    """What was told of one claim, and to the members of which ceremony."""
+
+    ceremony: Hash32
+    messages: tuple[TellRoot, ...]
+
+
+_NOTHING = _Told(ZERO_HASH, ())
+
+
 class CommitteeMining:
     """Seals, told roots and leases of one miner."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._told: dict[_Key, tuple[TellRoot, ...]] = {}
+        self._told: dict[_Key, _Told] = {}
 
     def seal(self, claim: Claim) -> None:
         """Show that this miner has a bundle of the batch, not which."""
@@ -45,22 +57,23 @@ class CommitteeMining:
         for seal in core.committees.seals.get_for(claim.task, claim.step, claim.batch):
             if seal.miner == core.address:
                 core.committees.announce_seal(seal)
-        for message in self._told.get(_get_key(claim), ()):
+        for message in self._told.get(_get_key(claim), _NOTHING).messages:
             core.committees.say(message)
 
     def tell(self, definition: TaskDefinition, tip: TaskTip, claims: Iterable[Claim]) -> None:
         """Tell members the roots of the current step that enough others have sealed, each once."""
-        due = [
-            claim
-            for claim in claims
-            if (claim.task, claim.step) == (definition.id, tip.state.step)
-            and _get_key(claim) not in self._told
-        ]
+        due = [claim for claim in claims if (claim.task, claim.step) == (definition.id, tip.state.step)]
+        members = tip.chain_state.get_ceremonies(definition.draft.ceremony) if due else ()
+        if not members:
+            return
+        # Those who have shares since a renewal have heard nothing.
+        ceremony, record = members[-1]
+        due = [claim for claim in due if self._told.get(_get_key(claim), _NOTHING).ceremony != ceremony]
         stakes = build_stakes(tip.chain_state) if due else None
         for claim in due:
             if stakes is not None and self._is_tellable(claim, stakes):
-                self._told[_get_key(claim)] = self._build_told(definition, tip, claim)
-                for message in self._told[_get_key(claim)]:
+                self._told[_get_key(claim)] = _Told(ceremony, self._build_told(ceremony, record, claim))
+                for message in self._told[_get_key(claim)].messages:
                     self._core.committees.say(message)
 
     def _is_tellable(self, claim: Claim, stakes: Stakes) -> bool:
@@ -72,12 +85,8 @@ class CommitteeMining:
         }
         return stakes.is_enough(found)
 
-    def _build_told(self, definition: TaskDefinition, tip: TaskTip, claim: Claim) -> tuple[TellRoot, ...]:
-        core, found = self._core, tip.chain_state.get_ceremonies(definition.draft.ceremony)
-        if not found:
-            return ()
-        ceremony, record = found[-1]
-        told = []
+    def _build_told(self, ceremony: Hash32, record: CeremonyRecord, claim: Claim) -> tuple[TellRoot, ...]:
+        core, told = self._core, []
         for member, public in zip(record.create.members, get_box_keys(record), strict=True):
             try:
                 told.append(tell_root(core.key, core.chain.chain_id, ceremony, claim, member, public))

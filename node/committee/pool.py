@@ -140,14 +140,16 @@ class CommitteePool:
         message = self._messages.get(message_id)
         return None if message is None else encode_message(message)
 
-    def get_round(self, task: Hash32, step: int) -> list[RoundMessage]:
-        """What members said about a step's openings, in order of arrival."""
-        found = (m for m in self._messages.values() if (m.task, m.step) == (task, step))
+    def get_round(self, ceremony: Hash32, task: Hash32, step: int) -> list[RoundMessage]:
+        """What a ceremony's members said about a step's openings, in order of arrival."""
+        wanted = ceremony, task, step
+        found = (m for m in self._messages.values() if (m.ceremony, m.task, m.step) == wanted)
         return [message for message in found if not isinstance(message, TellRoot)]
 
-    def get_told(self, task: Hash32, step: int, member: Address) -> list[TellRoot]:
-        """What miners told one member of a step's batches."""
-        found = (m for m in self._messages.values() if (m.task, m.step) == (task, step))
+    def get_told(self, ceremony: Hash32, task: Hash32, step: int, member: Address) -> list[TellRoot]:
+        """What miners told one of a ceremony's members of a step's batches."""
+        wanted = ceremony, task, step
+        found = (m for m in self._messages.values() if (m.ceremony, m.task, m.step) == wanted)
         return [message for message in found if isinstance(message, TellRoot) and message.member == member]
 
     def get_tasks(self) -> frozenset[Hash32]:
@@ -174,7 +176,9 @@ class CommitteePool:
 
 def _get_slot(message: Message) -> tuple[object, ...]:
     """What a sender has one thing to say about."""
-    where: tuple[object, ...] = (type(message), message.task, message.step, get_sender(message))
+    sender = get_sender(message)
+    # A member may have the shares of a renewal, too, and has more to say then.
+    where: tuple[object, ...] = (type(message), message.ceremony, message.task, message.step, sender)
     if isinstance(message, TellRoot):
         return (*where, message.batch, message.member)
     if isinstance(message, Ready | Cosign):

@@ -175,7 +175,7 @@ class StepMember:
         core, task = self._core, self._definition.id
         for seal in core.committees.seals.get_for_step(task, self.step):
             self._confirmations.add_seal(seal, self._stakes)
-        for told in core.committees.messages.get_told(task, self.step, core.address):
+        for told in core.committees.messages.get_told(self.ceremony, task, self.step, core.address):
             if told.signature in self._told:
                 continue
             self._told.add(told.signature)
@@ -293,7 +293,9 @@ class StepMember:
             self._note(opening, opening.member.check(content))
 
     def _feed(self, opening: _Opening, kind: OpeningKind) -> None:
-        for message in self._core.committees.messages.get_round(self._definition.id, self.step):
+        for message in self._core.committees.messages.get_round(
+            self.ceremony, self._definition.id, self.step
+        ):
             is_own = get_sender(message) == self._core.address
             if message.kind is kind and not is_own and message.signature not in opening.fed:
                 opening.fed.add(message.signature)

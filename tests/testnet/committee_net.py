@@ -111,11 +111,23 @@ class Ceremony:
 def make_keys(fleet: Fleet) -> Ceremony:
     members = [part for name in MEMBERS for part in ("--member", fleet.get_address(name))]
     options = ("--threshold", "2", *fleet.config(MEMBERS[0]))
-    ceremony = Ceremony(fleet, fleet.bmif_json("ceremony", "custody", "create", *members, *options))
+    return join(Ceremony(fleet, fleet.bmif_json("ceremony", "custody", "create", *members, *options)))
+
+
+def reshare(ceremony: Ceremony) -> Ceremony:
+    """To the same members."""
+    fleet = ceremony.fleet
+    options = (ceremony.id, *fleet.config(MEMBERS[0]))
+    return join(Ceremony(fleet, fleet.bmif_json("ceremony", "custody", "reshare", *options)))
+
+
+def join(ceremony: Ceremony) -> Ceremony:
+    """All others, until it is ready."""
+    fleet = ceremony.fleet
     for name in MEMBERS[1:]:
         poll(partial(ceremony.is_known, name), f"{name} knows the ceremony")
         fleet.bmif("custody", "join", ceremony.id, *fleet.config(name))
-    poll(ceremony.is_ready, "the keys are ready")
+    poll(ceremony.is_ready, "it is ready")
     return ceremony
 
 
@@ -123,7 +135,7 @@ def publish(fleet: Fleet, ceremony: Ceremony, rungs: tuple[str, ...]) -> str:
     """The task's id; node2 contributes."""
     lead, hospital = fleet.config(MEMBERS[0]), fleet.config("node2")
     draft = fleet.bmif_json("draft", "task", "draft", "--ceremony", ceremony.id, *DRAFT, *lead)
-    encrypted = str(fleet.directory / "encrypted")
+    encrypted = str(fleet.directory / f"encrypted-{draft[:12]}")
     fleet.bmif(
         "data",
         "encrypt",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from consensus.task import OpenLoss
 from consensus.types import Hash32
@@ -21,6 +22,7 @@ from node.api.schemas import OpeningModel
 from node.audit import TaskRecord
 from node.ceremonies import get_ceremony_folder
 from node.cli.audit import ApiSource
+from node.cli.main import app
 from node.config import NodeConfig
 from tests.testnet import fleet as fleets
 from tests.testnet.committee_net import (
@@ -34,6 +36,7 @@ from tests.testnet.committee_net import (
     build_settings,
     make_keys,
     publish,
+    reshare,
 )
 from tests.testnet.committee_twin import Reopener, train_clear
 from tests.testnet.fleet import Fleet, get_workers, poll, run_fleet
@@ -41,7 +44,7 @@ from tests.testnet.memory import has_in_memory
 from workloads.ceremony_share import load_share
 from workloads.sealed import PLAIN
 
-RUNGS = ("0.06:10", "0.03:10", "0.02:10")
+RUNGS = ("0.06:10", "0.03:10", "0.015:10")
 """The clear twin's losses are .068, .052, .019, .038, .012 at steps 0, 2, 4, 6, 8."""
 UP = ("node1", "node2", "node3", "node4")
 KILLED_AT = 2
@@ -211,6 +214,30 @@ def test_chosen_ciphertexts_gain_nothing(mined: Mined) -> None:
     assert fleet.get_address(CHOOSER) not in credits
     assert credits <= set(map(fleet.get_address, MINERS))
     assert credits
+
+
+def test_shares_are_dealt_anew_while_a_task_is_open(mined: Mined) -> None:
+    """Members go on with new shares of the same key; the old ones are gone before the last opening."""
+    fleet = mined.fleet
+    ceremony = make_keys(fleet)
+    task = publish(fleet, ceremony, RUNGS[1:])
+    fleet.wait_step(task, 1, "node2")
+    old = [get_folder(fleet, name, ceremony.id) for name in MEMBERS]
+    renewal = reshare(ceremony)
+    poll(lambda: not any(folder.exists() for folder in old), "the old shares are erased")
+    step = fleet.get_task("node2", task).step
+    fleet.wait_complete(task, "node2")
+    last = max(item.step for item in fleet.get_openings("node2", task))
+    assert last > step
+    shown = ceremony.show("node2")
+    assert (shown["status"], shown["renewed_by"]) == ("ready", renewal.id)
+    # Whoever checks the chain knows both committees.
+    last_opening = fleet.get_openings("node2", task)[-1]
+    print(fleet.bmif("audit", last_opening.block, "--losses", *fleet.config("node2")))
+    refused = CliRunner().invoke(app, ["custody", "reshare", renewal.id, *fleet.config("node2")])
+    assert (refused.exit_code, "has no share" in " ".join(refused.output.split())) == (1, True)
+    refused = CliRunner().invoke(app, ["task", "draft", "--ceremony", renewal.id, *fleet.config("node3")])
+    assert (refused.exit_code, "is no member" in " ".join(refused.output.split())) == (1, True)
 
 
 def list_blobs(fleet: Fleet, name: str, length: int) -> set[str]:

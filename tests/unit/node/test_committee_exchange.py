@@ -180,7 +180,10 @@ class Room:
     def get_told(self) -> list[TellRoot]:
         members = {key.address for key in MEMBERS}
         told = [
-            self.committees.messages.get_told(self.committee.world.task, STEP, member) for member in members
+            self.committees.messages.get_told(
+                self.committee.ceremony, self.committee.world.task, STEP, member
+            )
+            for member in members
         ]
         return [message for messages in told for message in messages]
 

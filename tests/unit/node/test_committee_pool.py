@@ -83,9 +83,12 @@ def test_members_and_miners_are_heard_once() -> None:
         assert pool.take(data, CHAIN, View()).outcome is Outcome.IGNORE
         assert pool.get(hash_message(data)) == data
     assert len(pool) == 3
-    assert [type(message) for message in pool.get_round(TASK, STEP)] == [Ready, Proposal]
-    assert pool.get_told(TASK, STEP, MEMBERS[0])
-    assert not pool.get_told(TASK, STEP, MEMBERS[1])
+    assert [type(message) for message in pool.get_round(CEREMONY, TASK, STEP)] == [Ready, Proposal]
+    assert pool.get_told(CEREMONY, TASK, STEP, MEMBERS[0])
+    assert not pool.get_told(CEREMONY, TASK, STEP, MEMBERS[1])
+    # Of those who had shares before, or have them after a renewal, it is nothing.
+    assert not pool.get_told(HASH, TASK, STEP, MEMBERS[0])
+    assert not pool.get_round(HASH, TASK, STEP)
 
 
 @pytest.mark.parametrize(
