@@ -102,10 +102,10 @@ def reshare(
     with connect_operator(load_config(config)) as client:
         old = _find_current(client, parse_hash(ceremony, "CEREMONY").hex())
         members = _parse_members(list(old.members) if member is None else member)
+        _check_old(client, old, members)
         threshold = old.threshold if threshold is None else threshold
         _check_threshold(threshold, members)
         _check_members(client, members)
-        _check_old(client, old, members)
         renews = Hash32(bytes.fromhex(old.id))
         payload = CreateCeremony(old.title, old.preset, members, threshold, _get_deadline(minutes), renews)
         identifier, height = _begin(client, payload, timeout)
