@@ -4,6 +4,9 @@
 phantoms, publishes a task, watches it being mined, compares all nodes, and fuses a pair that nobody
 trained on with the model on the chain. Validators try each milestone's model on pairs of their own before it
 is paid, and one block is audited: recomputed bit for bit. Exit status 0 means that all of that held.
+
+With `--committee` three of five nodes make the keys together, and any two of them open: nobody can decrypt
+alone. Two organisations compute each batch. What can't be clipped needs more noise, so the network is small.
 """
 
 import argparse
@@ -14,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 from rich.table import Table
 
+from benchmarks.committee import make_keys
 from benchmarks.testbed import Contributor, Recipe, Run, Testbed, TestbedError, console, get_cores
 from fusion_model.fuse import convert_to_bytes
 from fusion_model.phantom import build_phantoms
@@ -22,9 +26,19 @@ from workloads.imaging import PairSource
 PHANTOM_SEED = 1
 HELD_OUT_PATIENT = 900
 NODES, MINERS = 4, 2
+KEYS_S = 600.0
+"""Longest wait for the committee's keys."""
 MIN_FALL = 5.0
 """A demo whose loss falls less than this has failed."""
 
+COMMITTEE = ("node1", "node4", "node5")
+"""Members do not mine; node1 leads."""
+COMMITTEE_DRAFT = (
+    "--patch", "2", "--kernels", "1,1,1,1", "--second", "1", "--gradient-weight", "1", "--steps", "30",
+    "--loss-openings", "8", "--batches", "2", "--epsilon", "8",
+)  # fmt: skip
+COMMITTEE_PUBLICATION = ("--batches-per-step", "2", "--learning-rate", "0.25", "--loss-every", "4")
+COMMITTEE_RUNGS = ("0.05:1000", "0.03:1000", "0.02:1000", "0.015:2000")
 RUNGS = ("0.024:1000", "0.012:1000", "0.0075:1000", "0.0056:2000", "0.005:3000")
 
 
@@ -35,6 +49,30 @@ def build_recipe() -> Recipe:
         for node, first in (("node2", 100), ("node3", 200))
     )
     return Recipe("Demo: phantoms", contributors, RUNGS)
+
+
+def build_committee_recipe(ceremony: str) -> Recipe:
+    """The same patients, keys of the committee."""
+    recipe = build_recipe()
+    return Recipe(
+        "Demo: phantoms, a committee",
+        recipe.contributors,
+        COMMITTEE_RUNGS,
+        ("--ceremony", ceremony, *COMMITTEE_DRAFT),
+        COMMITTEE_PUBLICATION,
+    )
+
+
+def start(bed: Testbed, base_port: int, *, committee: bool) -> Recipe:
+    """A running testnet, and what it is to mine."""
+    if not committee:
+        bed.start(NODES, MINERS, base_port)
+        return build_recipe()
+    bed.init(NODES + 1, MINERS, base_port)
+    for name in COMMITTEE:
+        bed.configure(name, {"roles": ["validator", "custody"]})
+    bed.bmif("testnet", "up", "--dir", str(bed.directory))
+    return build_committee_recipe(make_keys(bed, COMMITTEE, 2, KEYS_S))
 
 
 def fuse_phantom(bed: Testbed, task: str) -> Path:
@@ -97,8 +135,9 @@ def check_run(run: Run, min_fall: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="directory of the testnet (replaced)")
-    parser.add_argument("--base-port", type=int, default=8100, help="first of twelve ports")
+    parser.add_argument("--base-port", type=int, default=8100, help="first of fifteen ports")
     parser.add_argument("--timeout", type=float, default=1500, help="longest mining, seconds")
+    parser.add_argument("--committee", action="store_true", help="keys of a committee, 2 of 3 open")
     parser.add_argument("--keep", action="store_true", help="leave the nodes running")
     options = parser.parse_args()
     bed = Testbed(options.dir.resolve())
@@ -106,8 +145,8 @@ def main() -> None:
     begun = time.monotonic()
     failed = True
     try:
-        bed.start(NODES, MINERS, options.base_port)
-        task = bed.publish(build_recipe()).task
+        recipe = start(bed, options.base_port, committee=options.committee)
+        task = bed.publish(recipe).task
         run = bed.mine(task, "node2", options.timeout)
         print_run(run)
         bed.check_agreement(task)

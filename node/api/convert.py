@@ -262,6 +262,16 @@ class TaskReader:
             for miner, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         )
 
+    def _build_committee(self) -> schemas.CommitteeModel | None:
+        found = self.state.get_ceremonies(self.draft.ceremony)
+        if not found:
+            return None
+        ceremony, record = found[-1]
+        members = tuple(member.hex() for member in record.create.members)
+        return schemas.CommitteeModel(
+            ceremony=ceremony.hex(), members=members, threshold=record.create.threshold
+        )
+
     def build_detail(self) -> schemas.TaskModel:
         record, publication, draft = self.record, self.publication, self.draft
         batches, training_patches, validation_patches = self._count_patches()
@@ -270,6 +280,7 @@ class TaskReader:
             **self.build_summary().model_dump(),
             draft=publication.draft.hex(),
             custody_organisation=self.state.get_account(record.custody).organisation,
+            committee=self._build_committee(),
             contributions=tuple(contribution.hex() for contribution in publication.contributions),
             loss_scale_bits=draft.loss_scale_bits,
             gradient_scale_bits=draft.gradient_scale_bits,

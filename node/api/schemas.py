@@ -243,11 +243,22 @@ class TaskSummaryModel(Model):
     deadline: TimeMs
 
 
+class CommitteeModel(Model):
+    """Who has the shares of a task's key now."""
+
+    ceremony: Hex32 = Field(description="That made the shares: the keys' own, or its last renewal")
+    members: tuple[Hex32, ...]
+    threshold: Count = Field(description="How many of them open together")
+
+
 class TaskModel(TaskSummaryModel):
     """A task with its ladder and everything spent on it."""
 
     draft: Hex32
     custody_organisation: str
+    committee: CommitteeModel | None = Field(
+        description="Null for a single custodian's task; the custody of a committee's is its lead"
+    )
     contributions: tuple[Hex32, ...]
     loss_scale_bits: Count
     gradient_scale_bits: Count

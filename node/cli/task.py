@@ -77,6 +77,10 @@ def show(
     if json:
         print_json(found)
         return
+    committee = found.committee
+    custody = f"{found.custody_organisation} ({shorten(found.custody)})"
+    if committee is not None:
+        custody = f"{committee.threshold} of {len(committee.members)} members, led by {custody}"
     epsilon = None if found.privacy is None else found.privacy.epsilon
     delta = "" if found.privacy is None else f" at delta {found.privacy.delta:g} per {found.privacy.unit}"
     print_facts(
@@ -84,7 +88,7 @@ def show(
             ("task", found.id),
             ("title", found.title),
             ("status", found.status),
-            ("custody", f"{found.custody_organisation} ({shorten(found.custody)})"),
+            ("custody", custody),
             ("step", found.step),
             ("loss", found.last_loss_value),
             ("openings of gradients", f"{found.gradient_openings.spent} of {found.gradient_openings.most}"),

@@ -88,6 +88,11 @@ export function task([id]) {
   };
 }
 
+/** Of a committee: how many open together; the account is that of its lead. */
+function nameCommittee(committee) {
+  return committee ? `${committee.threshold} of ${committee.members.length} members, led by ` : "";
+}
+
 function buildFacts({ found }) {
   return facts([
     ["Task id", hash(found.id, null, "task id")],
@@ -99,7 +104,10 @@ function buildFacts({ found }) {
     ["Next target", found.next_target_value === null ? "none: all met" : loss(found.next_target_value)],
     ["Published", ["block ", blockLink(found.published_height)]],
     ["Deadline", time(found.deadline)],
-    ["Custody", [found.custody_organisation || "", " ", account(found.custody)]],
+    [
+      "Custody",
+      [nameCommittee(found.committee), found.custody_organisation || "", " ", account(found.custody)],
+    ],
     ["Escrow", `${count(found.escrow)}, bond ${count(found.bond)}`],
     ["Fee of a batch", count(found.batch_fee)],
   ]);
@@ -402,7 +410,7 @@ function buildOpenings({ openings, confirmations }) {
   const seen = new Map((confirmations ?? []).map((item) => [item.opening, item]));
   const newest = [...openings].reverse();
   return fold(
-    `${plural(openings.length, "opening")}: what the custody decrypted and signed`,
+    `${plural(openings.length, "opening")}: what the custody opened and signed`,
     table({
       caption: "Openings, newest first",
       empty: "Nothing has been opened yet.",

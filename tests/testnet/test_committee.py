@@ -231,6 +231,10 @@ def test_shares_are_dealt_anew_while_a_task_is_open(mined: Mined) -> None:
     assert last > step
     shown = ceremony.show("node2")
     assert (shown["status"], shown["renewed_by"]) == ("ready", renewal.id)
+    committee = fleet.get_task("node2", task).committee
+    assert committee is not None
+    assert (committee.ceremony, committee.threshold, len(committee.members)) == (renewal.id, 2, 3)
+    assert "2 of 3 members, led by" in fleet.bmif("task", "show", task, *fleet.config("node2"))
     # Whoever checks the chain knows both committees.
     last_opening = fleet.get_openings("node2", task)[-1]
     print(fleet.bmif("audit", last_opening.block, "--losses", *fleet.config("node2")))
