@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.costs import read_usage
-from benchmarks.testbed import Testbed, TestbedError
+from benchmarks.testbed import Testbed, wait
 from benchmarks.timing import get_machine
 from node.processes import LOG_FILE
 
@@ -36,7 +36,6 @@ BEGIN, END = "<!-- committees -->", "<!-- end of committees -->"
 BATCHES = 2
 OPENED = re.compile(r"opened the (\w+) of step \d+ in attempt \d.* ([\d.]+) s of them after checks")
 MINED = re.compile(r"mined step (\d+) batch (\d+) of")
-POLL_S = 0.2
 BLOB_KINDS = frozenset({"chunk", "manifest"})
 
 
@@ -74,7 +73,7 @@ def measure(bed: Testbed, members: int, steps: int, base_port: int, timeout_s: f
         bed.configure(name, {"roles": ["validator", "custody"]})
     bed.bmif("testnet", "up", "--dir", str(bed.directory))
     started, height, before = time.monotonic(), get_height(bed), count_sent(bed, names)
-    ceremony = make_keys(bed, names, threshold, timeout_s)
+    ceremony = bed.make_keys(names, threshold, timeout_s)
     ceremony_s, blocks = time.monotonic() - started, get_height(bed) - height
     moved = sum(count_sent(bed, names)) - sum(before)
     task, epsilon = publish(bed, ceremony, steps)
@@ -105,27 +104,6 @@ def measure(bed: Testbed, members: int, steps: int, base_port: int, timeout_s: f
     )
 
 
-def make_keys(bed: Testbed, names: Sequence[str], threshold: int, timeout_s: float) -> str:
-    members = [part for name in names for part in ("--member", get_address(bed, name))]
-    options = ("--threshold", str(threshold), "--minutes", "60", "--config", bed.config(names[0]))
-    ceremony = str(bed.bmif_json("custody", "create", *members, *options)["ceremony"])
-    for name in names[1:]:
-        with bed.connect(name) as client:
-
-            def is_known() -> bool:
-                return any(item.id == ceremony for item in client.collect(client.api.iterate_ceremonies()))
-
-            wait(is_known, f"{name} knows the ceremony", timeout_s)
-        bed.bmif("custody", "join", ceremony, "--config", bed.config(name))
-    with bed.connect("node2") as client:
-
-        def is_ready() -> bool:
-            return client.call(client.api.get_ceremony(ceremony)).status == "ready"
-
-        wait(is_ready, "the keys are ready", timeout_s)
-    return ceremony
-
-
 def publish(bed: Testbed, ceremony: str, steps: int) -> tuple[str, str]:
     """The task, and what its draft says of privacy."""
     lead, hospital = bed.config("node1"), bed.config("node2")
@@ -145,14 +123,6 @@ def publish(bed: Testbed, ceremony: str, steps: int) -> tuple[str, str]:
     return str(made_task["task"]), found.group(1) if found else "?"
 
 
-def wait(is_done: Callable[[], bool], what: str, timeout_s: float) -> None:
-    end = time.monotonic() + timeout_s
-    while not is_done():
-        if time.monotonic() > end:
-            raise TestbedError(f"{what}: not within {timeout_s:.0f} s")
-        time.sleep(POLL_S)
-
-
 def bed_step(bed: Testbed, task: str) -> int:
     with bed.connect("node2") as client:
         found = [item.step for item in client.collect(client.api.iterate_tasks()) if item.id == task]
@@ -162,10 +132,6 @@ def bed_step(bed: Testbed, task: str) -> int:
 def get_height(bed: Testbed) -> int:
     with bed.connect("node2") as client:
         return client.call(client.api.get_status()).head.height
-
-
-def get_address(bed: Testbed, name: str) -> str:
-    return bed.testnet.select((name,))[0].address
 
 
 def count_sent(bed: Testbed, names: Sequence[str], *, blobs: bool = True) -> list[int]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from PIL import Image
 from rich.table import Table
 
-from benchmarks.committee import make_keys
 from benchmarks.testbed import Contributor, Recipe, Run, Testbed, TestbedError, console, get_cores
 from fusion_model.fuse import convert_to_bytes
 from fusion_model.phantom import build_phantoms
@@ -72,7 +71,7 @@ def start(bed: Testbed, base_port: int, *, committee: bool) -> Recipe:
     for name in COMMITTEE:
         bed.configure(name, {"roles": ["validator", "custody"]})
     bed.bmif("testnet", "up", "--dir", str(bed.directory))
-    return build_committee_recipe(make_keys(bed, COMMITTEE, 2, KEYS_S))
+    return build_committee_recipe(bed.make_keys(COMMITTEE, 2, KEYS_S))
 
 
 def fuse_phantom(bed: Testbed, task: str) -> Path:

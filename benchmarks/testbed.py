@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -27,6 +27,7 @@ from workloads.imaging import PairSource
 console = Console(highlight=False)
 
 AGREEMENT_DEADLINE_S = 60.0
+POLL_S = 0.2
 
 
 class TestbedError(Exception):
@@ -100,6 +101,19 @@ class Run:
         return first / last
 
 
+def wait(is_done: Callable[[], bool], what: str, timeout_s: float) -> None:
+    """Raises: TestbedError if it is not done in time."""
+    end = time.monotonic() + timeout_s
+    while not is_done():
+        if time.monotonic() > end:
+            raise TestbedError(f"{what}: not within {timeout_s:.0f} s")
+        time.sleep(POLL_S)
+
+
+def _knows(client: SyncClient, ceremony: str) -> bool:
+    return any(item.id == ceremony for item in client.collect(client.api.iterate_ceremonies()))
+
+
 @dataclass(slots=True)
 class Testbed:
     """One testnet directory; `bmif` runs with this interpreter."""
@@ -170,6 +184,26 @@ class Testbed:
         if (self.directory / MANIFEST).exists():
             self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    # --- a committee --------------------------------------------------------------------------
+
+    def make_keys(self, names: Sequence[str], threshold: int, timeout_s: float) -> str:
+        """A ceremony of these nodes, custodies all; its id once the keys are ready. Raises: TestbedError."""
+        addresses = [self.testnet.select((name,))[0].address for name in names]
+        members = [part for address in addresses for part in ("--member", address)]
+        options = ("--threshold", str(threshold), "--config", self.config(names[0]))
+        ceremony = str(self.bmif_json("custody", "create", *members, *options)["ceremony"])
+        for name in names[1:]:
+            with self.connect(name) as client:
+                wait(lambda client=client: _knows(client, ceremony), f"{name} knows it", timeout_s)  # type: ignore[misc]
+            self.bmif("custody", "join", ceremony, "--config", self.config(name))
+        with self.connect(names[0]) as client:
+
+            def is_ready() -> bool:
+                return client.call(client.api.get_ceremony(ceremony)).status == "ready"
+
+            wait(is_ready, "the keys are ready", timeout_s)
+        return ceremony
 
     # --- a task -------------------------------------------------------------------------------
 
