@@ -33,11 +33,11 @@ MIN_FALL = 5.0
 COMMITTEE = ("node1", "node4", "node5")
 """Members do not mine; node1 leads."""
 COMMITTEE_DRAFT = (
-    "--patch", "2", "--kernels", "1,1,1,1", "--second", "1", "--gradient-weight", "1", "--steps", "30",
-    "--loss-openings", "8", "--batches", "2", "--epsilon", "8",
+    "--patch", "2", "--kernels", "1,1,1,1", "--second", "1", "--gradient-weight", "1", "--steps", "36",
+    "--loss-openings", "10", "--batches", "2", "--epsilon", "8",
 )  # fmt: skip
 COMMITTEE_PUBLICATION = ("--batches-per-step", "2", "--learning-rate", "0.25", "--loss-every", "4")
-COMMITTEE_RUNGS = ("0.05:1000", "0.03:1000", "0.02:1000", "0.015:2000")
+COMMITTEE_RUNGS = ("0.024:1000", "0.014:1000", "0.0095:1000", "0.007:2000")
 RUNGS = ("0.024:1000", "0.012:1000", "0.0075:1000", "0.0056:2000", "0.005:3000")
 
 
