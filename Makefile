@@ -20,7 +20,7 @@ help:  ## This list
 setup:  ## Virtual environment .venv with everything needed (a second run has nothing to do)
 	@$(PYTHON) scripts/setup.py
 
-demo: setup  ## A testnet of four processes mines an encrypted task to its last milestone
+demo: setup  ## A testnet of five processes mines an encrypted task to its last milestone
 	$(BIN)/python -m benchmarks.demo $(ARGS)
 
 test: setup  ## Every test but the slow ones
