@@ -1,8 +1,8 @@
 """What a milestone costs each party: processor seconds, bytes and disk, on a testnet of real processes.
 
 `python -m benchmarks.costs` mines the task of the demo with a single custodian on four nodes and counts, for
-each node, the processor seconds of its process and its workers, what it sent and received by kind of message, and what its disk holds
-at the end. `--write` renews the table in docs/COSTS.md.
+each node, the processor seconds of its process and its workers, what it sent and received by kind of message,
+and what its disk holds at the end. `--write` renews the table in docs/COSTS.md.
 """
 
 import argparse
