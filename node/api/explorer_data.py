@@ -85,7 +85,8 @@ class FoundModel(Model):
     """Something that a search names."""
 
     kind: str = Field(
-        description="`block`, `transaction`, `task`, `draft`, `model`, `job`, `federation` or `account`"
+        description="`block`, `transaction`, `task`, `draft`, `model`, `job`, `federation`, `ceremony` or "
+        "`account`"
     )
     id: str
     label: str
@@ -262,6 +263,9 @@ def _search_hash(view: NodeView, wanted: Hash32) -> list[FoundModel]:
         add("job", "Job of encrypted inference")
     if federation is not None:
         add("federation", federation.create.title)
+    ceremony = state.get_ceremony(wanted)
+    if ceremony is not None:
+        add("ceremony", ceremony.create.title)
     if view.get_transaction(wanted) is not None:
         add("transaction", "Transaction")
     account = state.get_account(Address(wanted))

@@ -3,6 +3,7 @@
 import { accountPage, accounts } from "./accounts.js";
 import { ApiError, get } from "./api.js";
 import { block, blocks, mempool, overview, search, transaction } from "./chain.js";
+import { committee, committees } from "./committees.js";
 import { h, markScrolling, morph } from "./dom.js";
 import { absolute, count, relative, shorten } from "./format.js";
 import { follow } from "./live.js";
@@ -26,6 +27,8 @@ const ROUTES = [
   [/^\/inference\/([^/]+)$/, inferenceModel],
   [/^\/federations$/, federations],
   [/^\/federations\/([^/]+)$/, federation],
+  [/^\/committees$/, committees],
+  [/^\/committees\/([^/]+)$/, committee],
   [/^\/peers$/, peers],
   [/^\/search$/, search],
 ];

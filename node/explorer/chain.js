@@ -322,6 +322,7 @@ const PLACES = {
   model: "inference",
   job: "inference/jobs",
   federation: "federations",
+  ceremony: "committees",
   account: "accounts",
   draft: null,
 };

@@ -81,6 +81,8 @@ const TONES = {
   complete: "good",
   settled: "good",
   accepted: "good",
+  ready: "good",
+  failed: "bad",
   confirmed: "good",
   included: "good",
   running: "info",

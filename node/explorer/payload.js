@@ -46,6 +46,11 @@ const NAMES = {
   "judge-round": "Round judged",
   "settle-round": "Round settled",
   "end-federation": "Federation ended",
+  "create-ceremony": "Ceremony begun",
+  "commit-round": "Contribution committed",
+  "reveal-round": "Contribution shown",
+  "confirm-ceremony": "Keys confirmed",
+  "end-ceremony": "Ceremony given up",
 };
 
 export const nameKind = (kind) => NAMES[kind] ?? kind;
@@ -54,6 +59,9 @@ export const nameKind = (kind) => NAMES[kind] ?? kind;
 const TARGETS = {
   task: "tasks",
   federation: "federations",
+  ceremony: "committees",
+  renews: "committees",
+  member: "accounts",
   job: "inference/jobs",
   block: "blocks",
   parent: "blocks",
@@ -148,6 +156,9 @@ export function summarise(payload) {
   }
   if (payload.federation)
     return [`round ${count(payload.round ?? 0)}, federation `, link("federations", payload.federation)];
+  if (payload.kind === "create-ceremony")
+    return [title(payload.title), `, ${count(payload.threshold)} of ${count(payload.members.length)} open`];
+  if (payload.ceremony) return ["ceremony ", link("committees", payload.ceremony)];
   if (payload.job) return ["job ", link("inference/jobs", payload.job)];
   if (payload.task) return ["task ", link("tasks", payload.task)];
   return [];

@@ -90,7 +90,9 @@ export function task([id]) {
 
 /** Of a committee: how many open together; the account is that of its lead. */
 function nameCommittee(committee) {
-  return committee ? `${committee.threshold} of ${committee.members.length} members, led by ` : "";
+  if (!committee) return "";
+  const name = `${committee.threshold} of ${committee.members.length} members`;
+  return [h("a", { href: `#/committees/${committee.ceremony}` }, name), ", led by "];
 }
 
 function buildFacts({ found }) {

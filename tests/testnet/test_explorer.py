@@ -30,7 +30,17 @@ pytestmark = pytest.mark.slow
 NARROW, SCROLLING, WIDE = 360, 740, 1600
 """Widths of a window: of a phone; where tables are tables still, but wider than their place; of a screen."""
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
-LISTS = ("#/", "#/blocks", "#/tasks", "#/validators", "#/accounts", "#/inference", "#/federations", "#/peers")
+LISTS = (
+    "#/",
+    "#/blocks",
+    "#/tasks",
+    "#/validators",
+    "#/accounts",
+    "#/inference",
+    "#/federations",
+    "#/committees",
+    "#/peers",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,7 @@ def test_every_page_can_be_clicked_to(scene: Scene) -> None:
         "Accounts",
         "Inference",
         "Federations",
+        "Committees",
         "Peers",
         "Overview",
     ):
@@ -214,6 +225,7 @@ def test_what_is_not_there_is_said_in_words(scene: Scene) -> None:
         ("#/blocks/99999999", "No block"),
         (f"#/federations/{'0' * 64}", "No federation"),
         (f"#/inference/jobs/{'0' * 64}", "No job"),
+        (f"#/committees/{'0' * 64}", "No ceremony"),
     ):
         browser.go(place)
         assert words in browser.get_text("[role=alert]"), browser.get_text()
@@ -347,6 +359,42 @@ def test_jobs_and_federations_have_pages(scene: Scene, tmp_path: Path) -> None:
         check_accessible(browser)
         browser.shoot("federation-light", 1280)
         check_widths(browser, "federation")
+        browser.check_quiet()
+
+
+def test_committees_have_pages(scene: Scene, tmp_path: Path) -> None:
+    """How far a ceremony is, and what comes with a block; a renewal leads to what it renews."""
+    with serve(tmp_path) as stage:
+        browser, node = Browser(scene.browser.driver, stage.url), stage.node
+        browser.open("#/committees")
+        browser.click("main td[data-label=Ceremony] a")
+        browser.wait(lambda: browser.get_text("h1") == "cardiac", "the ceremony is shown")
+        browser.wait_page()
+        text = browser.get_text()
+        for words in ("2 of 2 members together", "1 of 5", "shares: members commit", "waited for", "done"):
+            assert words in text, words
+        assert "Nobody has confirmed the keys yet" in text
+        check_accessible(browser)
+        browser.shoot("committee-light", 1280)
+        check_widths(browser, "committee")
+
+        async def finish() -> None:
+            node.finish_ceremony()
+            header = node.grow().block.header
+            data = {"height": header.height, "time": header.time, "hash": "", "state_root": ""}
+            node.events.publish(EventKind.HEAD, header.time, data)
+
+        stage.play(finish())
+        browser.wait(lambda: "Shares renewed by" in browser.get_text(), "the page follows the chain")
+        assert "ready" in browser.get_text()
+        assert len(browser.find_all("main section:last-of-type tbody tr")) == 2
+        check_widths(browser, "committee-ready")
+        browser.click("main dd a[href^='#/committees/']")
+        browser.wait(lambda: browser.get_text("h1") == "cardiac, anew", "its renewal is shown")
+        browser.wait_page()
+        browser.open("#/committees")
+        assert "in use" in browser.get_text()
+        check_widths(browser, "committees")
         browser.check_quiet()
 
 

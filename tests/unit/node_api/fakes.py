@@ -5,7 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from consensus.block import Block, Body, Work
-from consensus.ceremonies import CeremonyCommitment, CeremonyRecord, CeremonyStatus, CreateCeremony
+from consensus.ceremonies import (
+    CeremonyCommitment,
+    CeremonyConfirmation,
+    CeremonyRecord,
+    CeremonyStatus,
+    CreateCeremony,
+)
 from consensus.codec import CodecError, decode, encode
 from consensus.crypto import SigningKey, compute_blob_root, compute_chunk_hash
 from consensus.federations import (
@@ -146,7 +152,7 @@ class FakeNode:
         self.verdicts: list[VerdictRecord] = []
         self.model, self.job = Hash32(bytes([5]) * 32), Hash32(bytes([6]) * 32)
         self.federation = Hash32(bytes([4]) * 32)
-        self.ceremony = Hash32(bytes([5]) * 32)
+        self.ceremony = Hash32(bytes([10]) * 32)
         self.joinable = [CUSTODY.address]
         self.joined: list[Hash32] = []
         self._add(Block(build_genesis_header(genesis, self.state), Signature(b""), Body((), None, ())))
@@ -254,6 +260,30 @@ class FakeNode:
             Height(0), (), ((BLOB, BLOB),), (), None, ZERO_HASH,
         )  # fmt: skip
         self.state = self.state.with_new_ceremony(self.ceremony, record)
+
+    def finish_ceremony(self) -> None:
+        """All have confirmed its keys, and then shared them anew."""
+        record = self.state.get_ceremony(self.ceremony)
+        assert record is not None
+        renewal = Hash32(bytes([11]) * 32)
+        confirmations = tuple(
+            CeremonyConfirmation(member, BLOB, BLOB, Hash32(bytes([place + 1]) * 32))
+            for place, member in enumerate(record.create.members)
+        )
+        done = replace(
+            record,
+            status=CeremonyStatus.READY,
+            round=5,
+            commitments=(),
+            contributions=((BLOB, BLOB),) * 5,
+            confirmations=confirmations,
+        )
+        create = replace(record.create, title="cardiac, anew", renews=self.ceremony)
+        self.state = self.state.with_ceremony(self.ceremony, replace(done, renewed_by=renewal))
+        renewed = replace(
+            done, create=create, contributions=((BLOB, BLOB), (), (), (BLOB, BLOB), (BLOB, BLOB))
+        )
+        self.state = self.state.with_new_ceremony(renewal, renewed)
 
     def _federate(self) -> None:
         """A federation whose first round was accepted and whose second takes updates."""

@@ -249,6 +249,7 @@ async def test_search_names_what_there_is(api: TestClient, node: FakeNode) -> No
         node.model.hex(): ("model", node.model.hex()),
         node.job.hex(): ("job", node.job.hex()),
         node.federation.hex(): ("federation", node.federation.hex()),
+        node.ceremony.hex(): ("ceremony", node.ceremony.hex()),
         MINER.address.hex(): ("account", MINER.address.hex()),
     }
     for text, (kind, identifier) in wanted.items():
