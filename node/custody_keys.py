@@ -6,10 +6,11 @@ are opened in the process that decrypts, and never written in clear.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from node.keystore_files import KeyFileError, read_private_file, replace_private_file
+from node.keystore_files import KeyFileError, read_private_file, read_private_start, replace_private_file
 from node.passphrase import Passphrase, Purpose, find_passphrase, get_new_passphrase, get_passphrase
 from workloads import sealed
 from workloads.base import WorkloadError
@@ -60,13 +61,11 @@ def find_folders(directory: Path) -> Iterator[KeyFolder]:
 def _read_header(path: Path) -> SealedHeader | None:
     """What a sealed file says in clear; None if it is plain. Raises: KeyFileError, also if it is open to
     others."""
-    start = read_private_file(path, sealed.MAX_HEADER_BYTES + sealed.TAG_BYTES, whole=False)
+    start = read_private_start(path)
     if not sealed.is_sealed(start):
         return None
-    try:
+    with _naming(path):
         return sealed.read_header(start)
-    except SealError as error:
-        raise KeyFileError(f"{path}: {error}") from None
 
 
 def unlock_folder(folder: KeyFolder, passphrase: Passphrase | None = None) -> FolderKeys:
@@ -82,10 +81,8 @@ def unlock_folder(folder: KeyFolder, passphrase: Passphrase | None = None) -> Fo
         passphrase = passphrase or get_passphrase(Purpose.CUSTODY, f"the custody's keys ({path})")
         key = found.secret
         if key is None or (key.salt, key.cost) != (header.salt, header.cost):
-            try:
+            with _naming(path):
                 key = sealed.unlock(header, passphrase.reveal())
-            except SealError as error:
-                raise KeyFileError(f"{path}: {error}") from None
         found = replace(found, secret=key) if kind == SECRET_KIND else replace(found, noise=key)
     return found
 
@@ -95,16 +92,33 @@ def read_secrets(folder: KeyFolder, keys: FolderKeys) -> dict[str, bytes]:
     found = {}
     for path, kind in folder.files:
         data = read_private_file(path, MAX_SECRET_BYTES)
-        key = keys.secret if kind == SECRET_KIND else keys.noise
         if sealed.is_sealed(data):
-            if key is None:
-                raise KeyFileError(f"{path}: needs its passphrase")
-            try:
-                data = sealed.open_sealed(data, key, kind)
-            except SealError as error:
-                raise KeyFileError(f"{path}: {error}") from None
+            with _naming(path):
+                data = sealed.open_sealed(data, _get_key(keys, kind), kind)
         found[path.name] = data
     return found
+
+
+def check_secrets(folder: KeyFolder, keys: FolderKeys) -> None:
+    """That both sealed secrets open; keeps nothing of them. Raises: KeyFileError."""
+    for path, kind in folder.files:
+        with _naming(path):
+            sealed.check_sealed(read_private_file(path, MAX_SECRET_BYTES), _get_key(keys, kind), kind)
+
+
+def _get_key(keys: FolderKeys, kind: str) -> SealingKey:
+    key = keys.secret if kind == SECRET_KIND else keys.noise
+    if key is None:
+        raise SealError("needs its passphrase")
+    return key
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SealError as error:
+        raise KeyFileError(f"{path}: {error}") from None
 
 
 class CustodyKeys:
@@ -118,7 +132,7 @@ class CustodyKeys:
         """Raises KeyFileError unless the custody's passphrase is there and opens what is sealed already."""
         folder = next((item for item in find_folders(self._directory) if item.is_sealed), None)
         if folder is not None:
-            read_secrets(folder, unlock_folder(folder))
+            check_secrets(folder, unlock_folder(folder))
 
     def unlock(self, place: str, root: str) -> FolderKeys:
         """For threads: it may take half a second. Raises: WorkloadError naming file and remedy."""
@@ -171,7 +185,7 @@ def _opens(folder: KeyFolder, passphrase: Passphrase) -> bool:
     if not folder.is_sealed:
         return False
     try:
-        read_secrets(folder, unlock_folder(folder, passphrase))
+        check_secrets(folder, unlock_folder(folder, passphrase))
     except KeyFileError:
         return False
     return True

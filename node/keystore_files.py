@@ -11,6 +11,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from workloads.sealed import read_start
+
 MAX_KEY_FILE_BYTES = 64 * 1024
 
 
@@ -54,14 +56,26 @@ def _open(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_private_file(
-    path: Path, limit: int = MAX_KEY_FILE_BYTES, *, forbidden: int = 0o077, whole: bool = True
-) -> bytes:
-    """The bytes of a private file of at most `limit` bytes, or the first so many if not `whole`; no bit of
-    `forbidden` may be in its mode.
+def read_private_file(path: Path, limit: int = MAX_KEY_FILE_BYTES, *, forbidden: int = 0o077) -> bytes:
+    """The bytes of a private file of at most `limit` bytes; no bit of `forbidden` may be in its mode.
 
     Raises: KeyFileError naming the file and the remedy, never its contents.
     """
+    with _open_private(path, forbidden) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise KeyFileError(f"{path} has more than {limit} bytes: that is no key")
+    return data
+
+
+def read_private_start(path: Path) -> bytes:
+    """As `sealed.read_start` of a private file. Raises: KeyFileError."""
+    with _open_private(path, 0o077) as descriptor:
+        return read_start(descriptor)
+
+
+@contextlib.contextmanager
+def _open_private(path: Path, forbidden: int) -> Iterator[int]:
     with _open(path) as descriptor:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -72,11 +86,7 @@ def read_private_file(
         if mode & forbidden:
             raise KeyFileError(f"{path} is open to others (mode {mode:o}); run `chmod 600 {path}`")
         check_folders(path)
-        with os.fdopen(os.dup(descriptor), "rb") as file:
-            data = file.read(limit + 1 if whole else limit)
-    if len(data) > limit:
-        raise KeyFileError(f"{path} has more than {limit} bytes: that is no key")
-    return data
+        yield descriptor
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,16 +15,15 @@ from typing import Final
 
 from workloads.ceremony import ROUNDS
 from workloads.sealed import (
-    MAX_HEADER_BYTES,
     NOISE_KIND,
     SECRET_KIND,
-    TAG_BYTES,
     SealedHeader,
     SealError,
     SealingKey,
     is_sealed,
     read_header,
     read_secret,
+    read_start,
     write_secret,
 )
 
@@ -154,8 +153,8 @@ def read_seal(path: Path) -> SealedHeader | None:
     """How the secrets are sealed; None if they are not. Raises: WorkloadError on a damaged file."""
     for name in (*(f"{name}.secret" for name in ROUNDS), SECRET_KEY_FILE):
         try:
-            with (path / name).open("rb") as file:
-                start = file.read(MAX_HEADER_BYTES + TAG_BYTES)
+            with (path / name).open("rb", buffering=0) as file:
+                start = read_start(file.fileno())
         except FileNotFoundError:
             continue
         try:

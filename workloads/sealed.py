@@ -35,6 +35,7 @@ NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_PASSPHRASE_BYTES: Final = 1024
+_WRONG: Final = "another passphrase or key is needed, or it is damaged"
 MAX_MEMORY_BYTES: Final = 1024**3
 """Of scrypt (128 · n · r): a header that asks for more is refused before anything is allotted."""
 MAX_WORK: Final = 2**24
@@ -139,6 +140,19 @@ def is_sealed(data: bytes) -> bool:
     return data.startswith(START)
 
 
+def read_start(descriptor: int) -> bytes:
+    """The start of an open file: enough for the header of a sealed one; of a plain one only what shows that.
+
+    So nothing secret comes into this process. Raises: OSError.
+    """
+    data, wanted = b"", len(START)
+    while piece := os.read(descriptor, wanted - len(data)):
+        data += piece
+        if is_sealed(data):
+            wanted = MAX_HEADER_BYTES + TAG_BYTES
+    return data
+
+
 def read_header(data: bytes) -> SealedHeader:
     """What a sealed file says in clear; true only once it is opened. Raises: SealError."""
     return _split(data)[0]
@@ -146,15 +160,32 @@ def read_header(data: bytes) -> SealedHeader:
 
 def open_sealed(data: bytes, key: SealingKey, kind: str) -> bytes:
     """The sealed bytes. Raises: SealError; never says anything of what was found."""
+    header, line, body = _match(data, key, kind)
+    try:
+        return ChaCha20Poly1305(key.secret).decrypt(header.nonce, body, line)
+    except InvalidTag:
+        raise SealError(_WRONG) from None
+
+
+def check_sealed(data: bytes, key: SealingKey, kind: str) -> None:
+    """Raises: SealError if `open_sealed` would. Leaves nothing of what is sealed in this process's memory."""
+    header, line, body = _match(data, key, kind)
+    opened = bytearray(len(body) - TAG_BYTES)
+    try:
+        ChaCha20Poly1305(key.secret).decrypt_into(header.nonce, body, line, opened)
+    except InvalidTag:
+        raise SealError(_WRONG) from None
+    finally:
+        opened[:] = bytes(len(opened))
+
+
+def _match(data: bytes, key: SealingKey, kind: str) -> tuple[SealedHeader, bytes, bytes]:
     header, line, body = _split(data)
     if header.kind != kind:
         raise SealError(f"holds {header.kind}, not {kind}")
     if header.salt != key.salt or (header.salt and header.cost != key.cost):
         raise SealError("is sealed with another key")
-    try:
-        return ChaCha20Poly1305(key.secret).decrypt(header.nonce, body, line)
-    except InvalidTag:
-        raise SealError("another passphrase or key is needed, or it is damaged") from None
+    return header, line, body
 
 
 def unlock(header: SealedHeader, passphrase: bytes) -> SealingKey:
