@@ -7,8 +7,8 @@ that it could claim; there are as many miners as confirm a batch, more than a th
 *Ceremony*: from its creation to keys that all have confirmed, with this profile's blocks, and what a member
 sent in that time, everything included. *Opening*: from the moment when a member had checked everything to
 the opening that it submitted, which holds twice `custody.settle_ms`; what each member's worker spent on it,
-seconds on the clock; the bytes that one sent but for blobs, and their requests, by step. All processes share
-this machine's cores. `--write` renews the table in docs/COSTS.md.
+seconds on the clock and of the processor; the bytes that one sent but for blobs, and their requests, by step.
+All processes share this machine's cores. `--write` renews the table in docs/COSTS.md.
 """
 
 import argparse
@@ -53,7 +53,8 @@ class Row:
     gradient_s: float
     loss_s: float
     work_s: float
-    """Of a member's worker for its parts and sums, by step."""
+    """Of a member's worker for its parts and sums, by step, and of the processor for these."""
+    cpu_s: float
     step_bytes: float
     bundles: float
     """Computed by miners for each batch that was opened."""
@@ -81,7 +82,10 @@ def measure(bed: Testbed, members: int, steps: int, base_port: int, timeout_s: f
     before = count_sent(bed, names, blobs=False)
     wait(lambda: bed_step(bed, task) >= steps, "the steps are opened", timeout_s)
     sent = sum(count_sent(bed, names, blobs=False)) - sum(before)
-    work = [read_jobs(bed, name) for name in names]
+    work, cpu = (
+        [read_jobs(bed, name, metric) for name in names]
+        for metric in ("bmif_job_seconds_sum", "bmif_job_cpu_seconds_total")
+    )
     times = [read_times(bed, name) for name in names]
     gradients, losses = (
         [seconds for found in times for kind, seconds in found if kind == wanted]
@@ -98,6 +102,7 @@ def measure(bed: Testbed, members: int, steps: int, base_port: int, timeout_s: f
         statistics.median(gradients),
         statistics.median(losses),
         sum(work) / members / steps,
+        sum(cpu) / members / steps,
         sent / members / steps,
         len(mined) / (BATCHES * steps),
         epsilon,
@@ -142,8 +147,8 @@ def count_sent(bed: Testbed, names: Sequence[str], *, blobs: bool = True) -> lis
     ]
 
 
-def read_jobs(bed: Testbed, name: str) -> float:
-    """Seconds of the worker that opens."""
+def read_jobs(bed: Testbed, name: str, metric: str) -> float:
+    """Of the worker that opens."""
     url = f"{bed.testnet.get_api_url(bed.testnet.select((name,))[0])}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
         text = answer.read().decode()
@@ -151,7 +156,7 @@ def read_jobs(bed: Testbed, name: str) -> float:
         sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name == "bmif_job_seconds_sum" and sample.labels["pool"] == "committee"
+        if sample.name == metric and sample.labels["pool"] == "committee"
     )
 
 
@@ -170,14 +175,14 @@ def build_table(rows: Sequence[Row]) -> str:
         f"Machine: {get_machine()}.",
         "",
         "| members | miners | ceremony | blocks | sent by a member | gradient opened after | loss after "
-        "| work of a member, a step | sent, a step | bundles a batch |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| work of a member, a step | of the processor | sent, a step | bundles a batch |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row.threshold} of {row.members} | {row.miners} | {row.ceremony_s:.0f} s | {row.blocks} "
             f"| {row.ceremony_bytes / 1e6:.0f} MB | {row.gradient_s:.2f} s | {row.loss_s:.2f} s "
-            f"| {row.work_s:.2f} s | {row.step_bytes / 1e3:.0f} kB | {row.bundles:.1f} |"
+            f"| {row.work_s:.2f} s | {row.cpu_s:.2f} s | {row.step_bytes / 1e3:.0f} kB | {row.bundles:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -208,7 +213,17 @@ def main() -> int:
 
 def show(rows: Sequence[Row]) -> None:
     table = Table(title=f"Committees, {get_machine()}")
-    for name in ("members", "miners", "ceremony s", "blocks", "MB sent", "gradient s", "loss s", "work s"):
+    for name in (
+        "members",
+        "miners",
+        "ceremony s",
+        "blocks",
+        "MB sent",
+        "gradient s",
+        "loss s",
+        "work s",
+        "cpu s",
+    ):
         table.add_column(name, justify="right")
     for name in ("kB a step", "bundles a batch", "epsilon"):
         table.add_column(name, justify="right")
@@ -222,6 +237,7 @@ def show(rows: Sequence[Row]) -> None:
             f"{row.gradient_s:.2f}",
             f"{row.loss_s:.2f}",
             f"{row.work_s:.2f}",
+            f"{row.cpu_s:.2f}",
             f"{row.step_bytes / 1e3:.0f}",
             f"{row.bundles:.1f}",
             row.epsilon,

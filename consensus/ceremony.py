@@ -29,6 +29,7 @@ from consensus.context import BlockContext
 from consensus.crypto import hash_domain
 from consensus.errors import InvalidTransaction, Reason
 from consensus.federation import MAX_BLOB_BYTES
+from consensus.openings import count_interrupted
 from consensus.publication import MAX_TITLE
 from consensus.state import State
 from consensus.task import BlobRef
@@ -225,6 +226,8 @@ def apply_confirm_ceremony(
         record = replace(record, status=CeremonyStatus.READY)
         if old is not None:
             state = state.with_ceremony(renews, replace(old, renewed_by=payload.ceremony))
+            task = state.get_key_task(payload.public_key.root)
+            state = state if task is None else count_interrupted(state, task)
         else:
             for blob in keys:
                 state = state.with_key_task(blob.root, payload.ceremony)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from consensus.ceremonies import CreateCeremony
 from consensus.claims import verify_claim
 from consensus.codec import encode
-from consensus.committee import check_confirmations, check_signers, get_committee
+from consensus.committee import MAX_ATTEMPTS, check_confirmations, check_signers, get_committee
 from consensus.context import BlockContext
 from consensus.crypto import hash_domain
 from consensus.errors import InvalidTransaction, Reason
@@ -150,6 +150,24 @@ def apply_open_gradient(state: State, sender: Address, opening: OpenGradient, ct
         interval_credits=_add_credits(task_state.interval_credits, get_credited(opening)),
     )
     return state.with_task(opening.task, changed)
+
+
+def count_interrupted(state: State, task: Hash32) -> State:
+    """With all attempts at the task's opening that is under way, as far as its limit allowed them.
+
+    For a renewal of its committee's shares: the new ones answer the same opening with other noise, so what
+    the old ones may have answered is counted as opened. A task that is unknown or over is left as it is.
+    """
+    if state.get_task(task) is None:
+        return state
+    task_state, publication, draft = get_task_parts(state, task)
+    if task_state.status != TaskStatus.OPEN:
+        return state
+    if is_loss_due(task_state, publication):
+        spent = min(draft.max_loss_openings, task_state.loss_openings + MAX_ATTEMPTS)
+        return state.with_task(task, replace(task_state, loss_openings=spent))
+    spent = min(draft.max_gradient_openings, task_state.gradient_openings + MAX_ATTEMPTS)
+    return state.with_task(task, replace(task_state, gradient_openings=spent))
 
 
 def apply_open_loss(state: State, sender: Address, opening: OpenLoss, ctx: BlockContext) -> State:

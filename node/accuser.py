@@ -75,7 +75,7 @@ class Accuser:
         self._dismissed: Counter[Address] = Counter()
         for key, _ in core.chain.ledger.iterate_records(DISMISSED_PREFIX):
             self._dismissed[_get_accuser(key)] += 1
-        core.on_transaction(self._notice)
+        core.admissions.on_transaction(self._notice)
         core.chain.on_head_change(self._on_head)
 
     async def run(self) -> None:

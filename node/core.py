@@ -5,26 +5,19 @@ kind of object. Services never talk to each other; they change the core and wait
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from consensus.block import Block
 from consensus.claims import Presence
 from consensus.codec import CodecError, decode, encode
 from consensus.crypto import SigningKey
-from consensus.errors import InvalidTransaction
 from consensus.gossip_rules import Outcome, get_voters, judge_claim, judge_presence, judge_vote
 from consensus.payload import Payload
 from consensus.state import State, TaskStatus
 from consensus.task import Batch, Claim, OpenGradient, OpenLoss
-from consensus.transaction import (
-    SignedTransaction,
-    compute_transaction_id,
-    sign_transaction,
-    uses_nonce,
-)
-from consensus.transition import apply_checked_transaction, check_transaction
+from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Address, Hash32
 from consensus.vote import Checkpoint, Vote, verify_vote
+from node.admission import Admission, Admissions
 from node.blobs import BlobStore
 from node.chain import Chain, HeadChange, Imported
 from node.claims import ClaimPool, compute_claim_id
@@ -47,7 +40,6 @@ from node.tasks import (
     TaskTip,
     check_definition,
     compute_tip,
-    get_next_context,
     load_definition,
 )
 from node.votes import VotePool, compute_vote_id
@@ -59,19 +51,6 @@ logger = logging.getLogger(__name__)
 
 MAX_VOTES_TRIED = 256
 """Signatures checked in a block that is not valid here: whoever makes such blocks is not to keep us busy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What became of a submitted transaction."""
-
-    id: Hash32
-    accepted: bool
-    known: bool = False
-    reason: str = ""
-    detail: str = ""
-    is_forged: bool = False
-    """Malformed, of another chain or wrongly signed: whoever relayed it is at fault."""
 
 
 class Core:
@@ -103,6 +82,7 @@ class Core:
         self.voting = VotingStatus(VotingState.NONE)
         """Whether this node votes, as its voter says."""
         self.pulse = Pulse()
+        self.admissions = Admissions(chain, mempool, clock, self.get_tip)
         self.committees = CommitteeExchange(chain, self.pulse, self.announce, self._look_at)
         """What is said of committees' openings."""
         self.drain = Drain(clock, self.pulse)
@@ -119,8 +99,6 @@ class Core:
         self.is_behind: Callable[[], bool] = lambda: False
         """Whether blocks that peers hold are on their way: what is made on an old head serves nobody."""
         self._vote_listeners: list[Callable[[Vote], None]] = []
-        self._transaction_listeners: list[Callable[[SignedTransaction], None]] = []
-        self._admission_listeners: list[Callable[[Admission], None]] = []
         self._failure: Exception | None = None
         self._failed = asyncio.Event()
         self.votes.drop_final(chain.finalized.height)
@@ -241,84 +219,15 @@ class Core:
 
     def admit(self, transaction: SignedTransaction) -> Admission:
         """Check a transaction and keep it; announce it to peers if it is new."""
-        admission = self._admit(transaction)
-        for listener in self._admission_listeners:
-            listener(admission)
+        admission = self.admissions.admit(transaction)
+        if admission.accepted and not admission.known:
+            self.announce(Kind.TRANSACTION, admission.id, encode(transaction))
+            self.pulse.beat()
         return admission
-
-    def _admit(self, transaction: SignedTransaction) -> Admission:
-        transaction_id = compute_transaction_id(transaction)
-        if transaction_id in self.mempool:
-            return Admission(transaction_id, True, known=True)
-        if self.chain.ledger.find_transaction(transaction_id) is not None:
-            return Admission(transaction_id, False, known=True, reason="KNOWN", detail="already on the chain")
-        try:
-            check_transaction(transaction, self.chain.chain_id)
-        except InvalidTransaction as forged:
-            return Admission(
-                transaction_id, False, reason=str(forged.reason), detail=forged.detail, is_forged=True
-            )
-        for listener in self._transaction_listeners:
-            listener(transaction)
-        error = self._get_error(transaction, transaction_id)
-        if error is not None and not error.is_premature:
-            return Admission(transaction_id, False, reason=str(error.reason), detail=error.detail)
-        refusal = self.mempool.get_refusal(transaction)
-        if refusal is not None:
-            return Admission(transaction_id, False, reason="MEMPOOL_FULL", detail=refusal)
-        if not self.mempool.add(transaction):
-            detail = "another opening of this step, or commitment for this job or round, is pending"
-            return Admission(transaction_id, False, reason="MEMPOOL_CONFLICT", detail=detail)
-        self.announce(Kind.TRANSACTION, transaction_id, encode(transaction))
-        self.pulse.beat()
-        return Admission(transaction_id, True)
-
-    def _get_error(self, transaction: SignedTransaction, transaction_id: Hash32) -> InvalidTransaction | None:
-        """Why the transaction does not apply to the head, or None.
-
-        Openings are judged against the task's tip: they run ahead of the chain.
-        """
-        payload = transaction.payload
-        state = self.chain.head_state
-        context = get_next_context(self.chain, self.clock.now_ms())
-        try:
-            apply_checked_transaction(state, transaction, transaction_id, context)
-        except InvalidTransaction as error:
-            if error.is_premature or not isinstance(payload, OpenGradient | OpenLoss):
-                return error
-            tip = self.get_tip(payload.task)
-            if tip is None or not tip.pending:
-                return error
-            try:
-                apply_checked_transaction(tip.chain_state, transaction, transaction_id, context)
-            except InvalidTransaction as late:
-                return late
-        return None
-
-    def on_transaction(self, listener: Callable[[SignedTransaction], None]) -> None:
-        """Call `listener` with every new transaction that its sender signed, admitted or not."""
-        self._transaction_listeners.append(listener)
-
-    def on_admission(self, listener: Callable[[Admission], None]) -> None:
-        """Call `listener` with what became of every transaction that was submitted."""
-        self._admission_listeners.append(listener)
 
     def sign(self, payload: Payload) -> SignedTransaction:
         """Sign a payload with this node's key at its next free nonce."""
-        return sign_transaction(self.key, self.chain.chain_id, self._get_next_nonce(payload), payload)
-
-    def _get_next_nonce(self, payload: Payload) -> int:
-        if not uses_nonce(payload):
-            return 0
-        nonce = self.chain.head_state.get_account(self.address).nonce
-        pending = {
-            p.transaction.nonce
-            for p in self.mempool.get_all()
-            if p.transaction.sender == self.address and uses_nonce(p.transaction.payload)
-        }
-        while nonce in pending:
-            nonce += 1
-        return nonce
+        return self.admissions.sign(self.key, payload)
 
     def is_pending(self, transaction: SignedTransaction) -> bool:
         return compute_transaction_id(transaction) in self.mempool
@@ -482,30 +391,8 @@ class Core:
     def on_head_change(self, change: HeadChange) -> None:
         """Forget what the new blocks include; what undone blocks held may be included again."""
         for block in change.disconnected:
-            for transaction in block.body.transactions:
-                self.mempool.add(transaction)
             for vote in block.body.votes:
                 self.votes.add(vote)
-        for block in change.connected:
-            self.mempool.remove(map(compute_transaction_id, block.body.transactions))
-        self._drop_dead()
+        self.admissions.follow(change)
         self.committees.forget_opened()
         self.pulse.beat()
-
-    def _drop_dead(self) -> None:
-        """Forget what the new head's state refuses for ever."""
-        state = self.chain.head_state
-        context = get_next_context(self.chain, self.clock.now_ms())
-        dead = []
-        for pooled in self.mempool.get_all():
-            transaction = pooled.transaction
-            if isinstance(transaction.payload, OpenGradient | OpenLoss):
-                task = state.get_task(transaction.payload.task)
-                if task is None or task.step <= transaction.payload.step:
-                    continue  # ahead of the chain, judged when its turn comes
-            try:
-                apply_checked_transaction(state, transaction, pooled.id, context)
-            except InvalidTransaction as error:
-                if not error.is_premature:
-                    dead.append(pooled.id)
-        self.mempool.remove(dead)

@@ -32,7 +32,7 @@ class OpeningWitness:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._first: OrderedDict[Place, SignedOpening] = OrderedDict()
-        core.on_transaction(self._see)
+        core.admissions.on_transaction(self._see)
         core.chain.on_accepted(self._on_block)
 
     def _on_block(self, block_hash: Hash32, data: bytes) -> None:

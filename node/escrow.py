@@ -17,7 +17,7 @@ import msgpack
 
 from node import shamir
 from node.custody_keys import MAX_SECRET_BYTES, PLACES, SECRET_FILE, KeyFolder, build_folder
-from node.keystore_files import KeyFileError, read_private_file
+from node.keystore_files import KeyFileError, read_private_file, read_private_start
 from workloads import sealed
 from workloads.sealed import SECRET_KIND, SealedHeader, SealError, SealingKey, write_secret
 
@@ -76,7 +76,7 @@ def build_archive(entries: Sequence[Entry], key: SealingKey, name: str = "") -> 
 
 def read_archive_header(path: Path) -> SealedHeader:
     """What an archive says in clear. Raises: KeyFileError."""
-    start = read_private_file(path, sealed.MAX_HEADER_BYTES + sealed.TAG_BYTES, whole=False)
+    start = read_private_start(path)
     try:
         header = sealed.read_header(start)
     except SealError as error:

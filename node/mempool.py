@@ -52,6 +52,7 @@ class Mempool:
         self._pool: OrderedDict[Hash32, PooledTransaction] = OrderedDict()
         self._by_sender: dict[Address, int] = {}
         self._places: dict[tuple[Hash32, bytes], Hash32] = {}
+        self._early: set[Hash32] = set()
         self._bytes = 0
         self._max_transactions = max_transactions
         self._max_per_sender = max_per_sender
@@ -90,12 +91,16 @@ class Mempool:
             return "the sender has too many pending transactions; wait until some are included"
         return None
 
-    def add(self, transaction: SignedTransaction) -> bool:
-        """Keep a transaction whose signature the caller has checked; False if known or refused."""
+    def add(self, transaction: SignedTransaction, *, early: bool = False) -> bool:
+        """Keep a transaction whose signature the caller has checked; False if known or refused.
+
+        An `early` one keeps no other out of its place, since nobody can tell yet whether its sender may have
+        it, until `claim_place`.
+        """
         transaction_id = compute_transaction_id(transaction)
         if transaction_id in self._pool or self.get_refusal(transaction) is not None:
             return False
-        key = _get_place(transaction)
+        key = None if early else _get_place(transaction)
         if key is not None and key in self._places:
             return False  # first seen wins here; two signed openings of a step are evidence elsewhere
         size = len(encode(transaction))
@@ -104,7 +109,22 @@ class Mempool:
         self._bytes += size
         if key is not None:
             self._places[key] = transaction_id
+        if early:
+            self._early.add(transaction_id)
         return True
+
+    def get_early(self) -> list[PooledTransaction]:
+        """Those that have no place yet, oldest first."""
+        return [pooled for pooled in self._pool.values() if pooled.id in self._early]
+
+    def claim_place(self, transaction_id: Hash32) -> bool:
+        """Of an early one that would apply now; False, and it is forgotten, if another has the place."""
+        self._early.discard(transaction_id)
+        key = _get_place(self._pool[transaction_id].transaction)
+        if key is None or self._places.setdefault(key, transaction_id) == transaction_id:
+            return True
+        self.remove([transaction_id])
+        return False
 
     def remove(self, transaction_ids: Iterable[Hash32]) -> None:
         """Forget transactions (included, or invalid for ever); unknown ids are ignored."""
@@ -119,6 +139,7 @@ class Mempool:
             else:
                 del self._by_sender[sender]
             self._bytes -= pooled.size
+            self._early.discard(transaction_id)
             key = _get_place(pooled.transaction)
             if key is not None and self._places.get(key) == transaction_id:
                 del self._places[key]

@@ -5,7 +5,8 @@ import logging
 from consensus.codec import CodecError, decode, encode
 from consensus.transaction import SignedTransaction
 from consensus.types import Hash32
-from node.core import Admission, Core
+from node.admission import Admission
+from node.core import Core
 from node.gossip.messages import Kind
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ class OwnTransactions:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._kept: set[Hash32] = set()
-        core.on_admission(self._on_admission)
+        core.admissions.on_admission(self._on_admission)
 
     def _on_admission(self, admission: Admission) -> None:
         transaction = self._core.mempool.get(admission.id)

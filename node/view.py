@@ -17,6 +17,7 @@ from consensus.task import (
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import Hash32, Height
 from consensus.vote import Checkpoint
+from node.admission import Admission
 from node.api.view import (
     BlobInfo,
     BlockRecord,
@@ -35,7 +36,7 @@ from node.api.view import (
 from node.blobs import BlobError
 from node.ceremonies import CeremonyError, join_ceremony
 from node.config import NodeConfig
-from node.core import Admission, Core
+from node.core import Core
 from node.events import EventBus
 from node.gossip.http import PeerNetwork
 from node.ledger.portable import SnapshotError

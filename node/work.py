@@ -53,8 +53,9 @@ class JobObserver(Protocol):
 
     def on_begun(self, pool: str) -> None: ...
 
-    def on_ended(self, pool: str, job: str, seconds: float | None) -> None:
-        """A job left the pool: `seconds` in its worker; None if it failed or was given up."""
+    def on_ended(self, pool: str, job: str, seconds: float | None, cpu: float | None = None) -> None:
+        """A job left the pool: `seconds` in its worker, None if it failed or was given up; and seconds of the
+        processor, where they are known."""
         ...
 
     def on_death(self, pool: str) -> None:
@@ -90,17 +91,17 @@ class WorkerPool:
         Raises:
             BrokenProcessPool: a worker died twice while running this job.
         """
-        observer, seconds = self._observer, None
+        observer, seconds, cpu = self._observer, None, None
         if observer is not None:
             observer.on_begun(self._name)
         try:
-            result, seconds = await self._run(WorkerCall(job, args, kwargs))
+            result, seconds, cpu = await self._run(WorkerCall(job, args, kwargs))
             return result
         finally:
             if observer is not None:
-                observer.on_ended(self._name, getattr(job, "__name__", "unnamed"), seconds)
+                observer.on_ended(self._name, getattr(job, "__name__", "unnamed"), seconds, cpu)
 
-    async def _run(self, call: WorkerCall[R]) -> tuple[R, float]:
+    async def _run(self, call: WorkerCall[R]) -> tuple[R, float, float]:
         loop = asyncio.get_running_loop()
         for attempt in (1, 2):
             executor = self._get()

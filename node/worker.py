@@ -17,10 +17,11 @@ class WorkerCall(Generic[R]):
     def __init__(self, job: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self.job, self.args, self.kwargs = job, args, kwargs
 
-    def __call__(self) -> tuple[R, float]:
-        """What the job returns, and its seconds without those that it waited."""
-        start = time.perf_counter()
-        return self.job(*self.args, **self.kwargs), time.perf_counter() - start
+    def __call__(self) -> tuple[R, float, float]:
+        """What the job returns, its seconds without those that it waited, and those of the processor."""
+        start, cpu = time.perf_counter(), time.process_time()
+        result = self.job(*self.args, **self.kwargs)
+        return result, time.perf_counter() - start, time.process_time() - cpu
 
 
 def limit_threads() -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from consensus.crypto import SigningKey, hash_domain
 from consensus.types import Hash32, Millis
+from node.committee.choice import Suspects
 from node.committee.messages import Content, Proposal, RoundMessage, open_proposal, seal_proposal
 from node.committee.ports import Effects, Judge, Opened, PartWanted, SumWanted
 from node.committee.records import Records, decode_record, encode_record, get_name
@@ -103,9 +104,10 @@ class OpeningMember:
         workers: Workers,
         send: Callable[[RoundMessage], None],
         now: Callable[[], Millis],
+        suspects: Suspects,
     ) -> None:
         """Raises: RecordDamaged."""
-        self.round = Round(terms, key, sealer, judge, load_records(store, terms))
+        self.round = Round(terms, key, sealer, judge, suspects, load_records(store, terms))
         self.opened: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
         self._terms = terms
         self._store = store

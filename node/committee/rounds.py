@@ -23,10 +23,18 @@ Noise and masks are functions of secrets and the question, so a member that rest
 import contextlib
 
 from consensus.committee import sign_content
-from consensus.crypto import SigningKey
+from consensus.crypto import SigningKey, hash_domain
 from consensus.types import Hash32, Millis, Signature
 from node.committee.boxes import BoxError, SharedBox
-from node.committee.choice import choose_subset, get_usable, is_spoiled
+from node.committee.choice import (
+    Suspects,
+    choose_subset,
+    get_leads,
+    get_usable,
+    is_spoiled,
+    note_suspects,
+    rank_candidates,
+)
 from node.committee.messages import (
     MAX_ATTEMPTS,
     Content,
@@ -52,9 +60,18 @@ class Round:
     """One member's side of one opening."""
 
     def __init__(
-        self, terms: Terms, key: SigningKey, sealer: Sealer, judge: Judge, records: Records | None = None
+        self,
+        terms: Terms,
+        key: SigningKey,
+        sealer: Sealer,
+        judge: Judge,
+        suspects: Suspects,
+        records: Records | None = None,
     ) -> None:
-        """`records` are those that were stored of this opening. Raises: ValueError for no member's key."""
+        """`suspects` are of all openings with these shares, `records` those that were stored of this one.
+
+        Raises: ValueError for no member's key.
+        """
         place = terms.get_place(key.address)
         if place is None:
             raise ValueError("only a member takes part in an opening")
@@ -64,6 +81,7 @@ class Round:
         self._key = key
         self._sealer = sealer
         self._judge = judge
+        self._suspects = suspects
         self._stored = records or Records()
         self._own: Content | None = None
         self._question: Hash32 | None = None
@@ -137,6 +155,7 @@ class Round:
         self._now = now
         candidate = self.tally.candidates[proposal]
         candidate.implausible, candidate.numbers = numbers is None, numbers
+        note_suspects(self._suspects, self.tally)
         if numbers is not None and candidate.content is not None:
             candidate.opened = self._judge.compute_opened(candidate.content, candidate.attempt, numbers)
         return self._finish(now)
@@ -291,7 +310,7 @@ class Round:
         )
 
     def _combine(self, now: Millis, attempt: int) -> None:
-        for candidate in self.tally.get_candidates(attempt):
+        for candidate in rank_candidates(self.tally, attempt):
             if candidate.asked or candidate.complete is None:
                 continue
             if now - candidate.complete >= self.terms.waits.settle and candidate.content is not None:
@@ -304,7 +323,7 @@ class Round:
     def _cosign(self, now: Millis, attempt: int) -> None:
         if self._stored.cosigned is not None or (attempt == 1 and self._stored.get_answer(2) is not None):
             return
-        for candidate in self.tally.get_candidates(attempt):
+        for candidate in rank_candidates(self.tally, attempt):
             if candidate.opened is not None:
                 record = Cosigned(attempt, candidate.opened)
                 self._store(record)
@@ -330,16 +349,27 @@ class Round:
         terms, base = self.terms, self._enough if attempt == 1 else self._failed.get(attempt - 1)
         if base is None or self._own is None or self._question is None or attempt in self._failed:
             return
-        if now - base < terms.leads.index(self._key.address) * terms.waits.lead:
+        slot = get_leads(self.tally, attempt).index(self._key.address) * terms.waits.lead
+        if now - base < slot:
             return
         if self._stored.has_proposed(attempt) or not self._judge.has_budget(terms.kind, attempt):
             return
         if self._get_usable(attempt) or (attempt == 2 and self._stored.cosigned is not None):
             return
         answer = self._stored.get_answer(1)
-        subset = choose_subset(self.tally, self._question, self._place, attempt, answer, self._failed)
+        subset = choose_subset(
+            self.tally, self._question, self._place, attempt, answer, self._failed, self._suspects, self._draw
+        )
         if subset is None:
             return
+        others = [place for place in subset if place != self._place]
+        is_complete = len(self.tally.get_ready(self._question)) == len(terms.members)
+        if (
+            not is_complete
+            and any(map(self._suspects.count, others))
+            and now - base < slot + terms.waits.lead // 2
+        ):
+            return  # Those who are not ready yet may be better.
         content = encode_content(self._own)
         blank = Proposal(
             *self._where,
@@ -356,6 +386,11 @@ class Round:
         self._said[Proposal, attempt] = proposal
         self._messages.append(proposal)
         self.tally.add_proposal(now, proposal).content = self._own
+
+    def _draw(self, place: int) -> bytes:
+        """Known to nobody else before: signatures here are functions of key and message."""
+        where = self.terms.chain_id + self.terms.task + (self._question or b"")
+        return hash_domain("committee-draw", self._key.sign("committee-draw", where) + bytes([place]))
 
     def _find_opened(self) -> Opened | None:
         for item in self.tally.candidates.values():

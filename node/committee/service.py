@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from pathlib import Path
 
 from consensus.ceremonies import CeremonyRecord
 from consensus.records import TaskStatus
 from consensus.types import ZERO_HASH, Hash32
 from node.blobs import BlobError
+from node.committee.choice import Suspects
 from node.committee.member import FULL_RATE, forget_task
 from node.committee.records import RecordDamaged
 from node.committee.share import HeldShare, load_share
@@ -57,6 +59,8 @@ class CommitteeCustody:
         self._pool = WorkerPool(1, "committee", core.work.observer)
         self._steps: dict[Hash32, StepMember] = {}
         self._shares: dict[Hash32, HeldShare] = {}
+        self._suspects: defaultdict[Hash32, Suspects] = defaultdict(Suspects)
+        """By ceremony."""
         self._not_before: dict[Hash32, float] = {}
         self._forgotten: set[Hash32] = set()
         self._tasks = LivingTasks(core)
@@ -110,12 +114,20 @@ class CommitteeCustody:
             self._not_before[task] = self._core.clock.monotonic() + RETRY_S
             return None
         self._steps[task] = StepMember(
-            self._core, share, definition, tip, self._pool, self._scratch, self._settings
+            self._core,
+            share,
+            definition,
+            tip,
+            self._pool,
+            self._scratch,
+            self._settings,
+            self._suspects[ceremony],
         )
         return self._steps[task]
 
     async def _drop_renewed(self, ceremony: Hash32, record: CeremonyRecord) -> None:
         """What this process, and its worker, know of the share before."""
+        self._suspects.pop(record.create.renews, None)
         if self._shares.pop(record.create.renews, None) is None:
             return
         for task in [task for task, step in self._steps.items() if step.ceremony == record.create.renews]:

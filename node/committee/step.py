@@ -24,6 +24,7 @@ from node.accuser import accuse
 from node.blobs import BlobError
 from node.canonical import compute_canonical_root
 from node.committee.boxes import BoxError
+from node.committee.choice import Suspects
 from node.committee.confirmation import Confirmations, check_gradient
 from node.committee.member import MemberSealer, OpeningMember, must_recompute
 from node.committee.messages import (
@@ -78,6 +79,8 @@ class _Opening:
     checked: float = 0.0
     """When this member had checked everything."""
     submitted: float | None = None
+    is_closed: bool = False
+    """And said to be."""
 
 
 class StepMember:
@@ -92,7 +95,9 @@ class StepMember:
         pool: WorkerPool,
         scratch: Path,
         settings: MemberSettings,
+        suspects: Suspects,
     ) -> None:
+        """`suspects` are of all steps with this share."""
         self._core = core
         self._share = share
         self._definition = definition
@@ -100,6 +105,7 @@ class StepMember:
         self._stakes = build_stakes(tip.chain_state)
         self._scratch = scratch
         self._settings = settings
+        self._suspects = suspects
         draft = definition.draft
         workload = share.opener.workload
         length = get_workload(draft.kind).get_sizes(draft.preset, draft.model).bundle
@@ -155,6 +161,7 @@ class StepMember:
         opening = self._openings.get(kind) or self._begin(kind)
         self._offer(opening, kind)
         self._feed(opening, kind)
+        self._say_closed(opening)
         self._finish(opening)
 
     async def close(self) -> None:
@@ -271,6 +278,7 @@ class StepMember:
             self._workers,
             core.committees.say,
             self._get_now,
+            self._suspects,
         )
         self._openings[kind] = _Opening(member, begun=core.clock.monotonic())
         return self._openings[kind]
@@ -306,8 +314,21 @@ class StepMember:
         if effects.refused is not None and message is not None:
             sender = get_sender(message).hex()[:12]
             logger.info("step %d: a %s of %s: %s", self.step, type(message).__name__, sender, effects.refused)
-        if effects.closed is not None:
-            logger.error("step %d, %s: %s", self.step, opening.member.round.terms.kind, effects.closed)
+
+    def _say_closed(self, opening: _Opening) -> None:
+        """Once, whatever closed it: a message, the time, or a sum that came from the worker."""
+        why = opening.member.round.closed
+        if why is not None and not opening.is_closed:
+            opening.is_closed = True
+            kind, names = opening.member.round.terms.kind, self._name_suspects()
+            logger.error("step %d, %s: %s%s", self.step, kind, why, names)
+
+    def _name_suspects(self) -> str:
+        """For who can end it: the members may renew the shares without one of them."""
+        members = self._share.create.members
+        found = ", ".join(members[place].hex()[:12] for place in self._suspects.get_common())
+        advice = "; deal shares anew without it: bmif custody reshare"
+        return f"; a wrong part can be of {found}{advice}" if found else ""
 
     def _finish(self, opening: _Opening) -> None:
         """Submit what is opened, until the tip holds it."""

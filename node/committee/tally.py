@@ -237,10 +237,8 @@ class Tally:
         )
 
     def get_candidates(self, attempt: int) -> list[Candidate]:
-        """Acceptable ones of an attempt, by their lead's rank."""
-        rank = {lead: number for number, lead in enumerate(self.terms.leads)}
-        found = (item for item in self.candidates.values() if item.attempt == attempt and item.is_acceptable)
-        return sorted(found, key=lambda item: rank[item.proposal.lead])
+        """Acceptable ones of an attempt, in order of arrival."""
+        return [item for item in self.candidates.values() if item.attempt == attempt and item.is_acceptable]
 
     def _blame(self, fault: Fault, member: Address, first: RoundMessage, second: RoundMessage) -> None:
         evidence = Evidence(fault, member, encode_message(first), encode_message(second))

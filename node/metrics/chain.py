@@ -8,8 +8,9 @@ from consensus.block import Block
 from consensus.payload import Payload, Verdict
 from consensus.task import OpenGradient, OpenLoss
 from consensus.vote import Vote
+from node.admission import Admission
 from node.chain import HeadChange, Imported
-from node.core import Admission, Core
+from node.core import Core
 from node.signstate import SignStateStore
 
 INTERVALS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 30, 60, 120, 300, 600, 1_800)
@@ -76,7 +77,7 @@ class ChainMetrics:
         self._voted = -1 if last is None else last.target.height
         core.chain.on_imported(self._on_imported)
         core.chain.on_head_change(self._on_head_change)
-        core.on_admission(self._on_admission)
+        core.admissions.on_admission(self._on_admission)
         core.on_vote(self._on_vote)
 
     def _show_from_start(self) -> None:

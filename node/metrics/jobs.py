@@ -19,6 +19,12 @@ class JobMetrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._cpu = Counter(
+            "bmif_job_cpu_seconds",
+            "Processor seconds of jobs in this machine's worker processes",
+            ["pool", "job"],
+            registry=registry,
+        )
         self._failed = Counter(
             "bmif_jobs_failed", "Jobs that failed or were given up", ["pool"], registry=registry
         )
@@ -44,12 +50,14 @@ class JobMetrics:
     def on_begun(self, pool: str) -> None:
         self._show(pool, 1)
 
-    def on_ended(self, pool: str, job: str, seconds: float | None) -> None:
+    def on_ended(self, pool: str, job: str, seconds: float | None, cpu: float | None = None) -> None:
         self._show(pool, -1)
         if seconds is None:
             self._failed.labels(pool).inc()
         else:
             self._seconds.labels(pool, job).observe(seconds)
+        if cpu is not None:
+            self._cpu.labels(pool, job).inc(cpu)
 
     def on_death(self, pool: str) -> None:
         self._deaths.labels(pool).inc()

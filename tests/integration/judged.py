@@ -111,18 +111,18 @@ class Validator:
         chain.on_head_change(self.core.on_head_change)
         Recomputer(self.core)  # follows the weights
         EventAnnouncer(chain, self.events, self.clock)
-        self._world = world
+        self.world = world
         self.follow()
 
     def follow(self) -> None:
         """Take every block of the world that is not here yet; its losses count as recomputed."""
-        for step, weights in self._world.weights.items():
-            self.core.work.verdicts.remember(LossCheck(self._world.task, step, weights), CIPHERTEXT)
-        self.clock.advance(max(0, self._world.header.time - self.clock.now_ms()) / 1000)
-        for block in self._world.blocks:
+        for step, weights in self.world.weights.items():
+            self.core.work.verdicts.remember(LossCheck(self.world.task, step, weights), CIPHERTEXT)
+        self.clock.advance(max(0, self.world.header.time - self.clock.now_ms()) / 1000)
+        for block in self.world.blocks:
             outcome = self.core.take_block(encode(block))
             assert outcome.status in (ImportStatus.ACCEPTED, ImportStatus.KNOWN), outcome
-        assert self.core.chain.head_state.root == self._world.state.root
+        assert self.core.chain.head_state.root == self.world.state.root
 
     def get_sent(self, kind: type[Payload]) -> list[SignedTransaction]:
         """What waits in the mempool of this kind."""

@@ -20,6 +20,7 @@ from he.packing import encrypt_batch
 from he.params import get_params
 from he.plan import build_plan
 from node.committee.boxes import get_public_key
+from node.committee.choice import Suspects
 from node.committee.confirmation import Confirmations, Stakes, check_gradient
 from node.committee.member import MemberSealer, OpeningMember, must_recompute
 from node.committee.messages import (
@@ -42,7 +43,14 @@ from tests.he.ceremony import Ceremony
 from tests.he.reference import compute_gradients, compute_losses, compute_target, make_problem, make_weights
 from workloads.base import WorkloadError
 from workloads.box import compute_gradient_bound, compute_loss_bound
-from workloads.committee_opener import CommitteeOpener, OpeningJob, SumJob, get_moduli, run_sum
+from workloads.committee_opener import (
+    CommitteeOpener,
+    OpeningJob,
+    SumJob,
+    get_moduli,
+    read_question,
+    run_sum,
+)
 from workloads.fusion import FusionSpec, FusionTraining
 
 PRESET = "test-4096-60x5"
@@ -188,6 +196,7 @@ async def open_all(
             PoolWorkers(world, place, pool),
             lambda message, place=place: queue.append((place, message)),  # type: ignore[misc]
             lambda: Millis(now[0]),
+            Suspects(),
         )
     for place, content in contents.items():
         members[place].check(content)
@@ -309,6 +318,21 @@ def test_a_damaged_bundle_is_opened_by_nobody(world: World, tmp_path: Path) -> N
     bad.write_bytes(data)
     with pytest.raises(WorkloadError, match="not below its prime"):
         world.get_opener(0).run_part(replace(world.build_job("gradient"), files=(bad,)))
+
+
+def test_a_question_is_read_once_but_a_changed_file_anew(world: World, tmp_path: Path) -> None:
+    """Part and sum share one reading; whatever is written to the file afterwards passes the gate again."""
+    file, plan = tmp_path / "bundle", build_plan(world.params, SPEC.circuit)
+    data = world.bundle.read_bytes()
+    file.write_bytes(data)
+    job = replace(world.build_job("gradient"), files=(file,))
+    question = read_question(plan, job)
+    assert read_question(plan, replace(job, subset=(0, 2), attempt=2)) is question
+    assert read_question(plan, world.build_job("loss")).digest != question.digest
+    assert read_question(plan, job).digest == question.digest
+    file.write_bytes(data[:-8] + b"\xff" * 8)
+    with pytest.raises(WorkloadError, match="not below its prime"):
+        world.get_opener(0).run_part(job)
 
 
 def test_draws_to_recompute() -> None:

@@ -155,6 +155,10 @@ def watched() -> Iterator[tuple[WorkerPool, CollectorRegistry]]:
     pool.close()
 
 
+def count(most: int) -> int:
+    return sum(range(most))
+
+
 def fail() -> None:
     raise ValueError("no such batch")
 
@@ -165,6 +169,9 @@ async def test_jobs_and_dead_workers_are_counted(watched: tuple[WorkerPool, Coll
     await pool.run(time.sleep, 0.2)
     assert read(registry, "bmif_job_seconds_count", pool="work", job="sleep") == 1
     assert 0.2 <= (read(registry, "bmif_job_seconds_sum", pool="work", job="sleep") or 0) < 60
+    assert (read(registry, "bmif_job_cpu_seconds_total", pool="work", job="sleep") or 0) < 0.2
+    await pool.run(count, 2_000_000)
+    assert (read(registry, "bmif_job_cpu_seconds_total", pool="work", job="count") or 0) > 0.01
     with pytest.raises(ValueError, match="no such batch"):
         await pool.run(fail)
     assert read(registry, "bmif_jobs_failed_total", pool="work") == 1

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,17 +115,19 @@ def make_keys(fleet: Fleet) -> Ceremony:
     return join(Ceremony(fleet, fleet.bmif_json("ceremony", "custody", "create", *members, *options)))
 
 
-def reshare(ceremony: Ceremony) -> Ceremony:
-    """To the same members."""
+def reshare(ceremony: Ceremony, to: Sequence[str] = ()) -> Ceremony:
+    """To these members, the first of whom begins; else to the same."""
     fleet = ceremony.fleet
-    options = (ceremony.id, *fleet.config(MEMBERS[0]))
-    return join(Ceremony(fleet, fleet.bmif_json("ceremony", "custody", "reshare", *options)))
+    members = [part for name in to for part in ("--member", fleet.get_address(name))]
+    options = (ceremony.id, *members, *fleet.config(MEMBERS[0]))
+    made = Ceremony(fleet, fleet.bmif_json("ceremony", "custody", "reshare", *options))
+    return join(made, to[1:] or MEMBERS[1:])
 
 
-def join(ceremony: Ceremony) -> Ceremony:
+def join(ceremony: Ceremony, others: Sequence[str] = MEMBERS[1:]) -> Ceremony:
     """All others, until it is ready."""
     fleet = ceremony.fleet
-    for name in MEMBERS[1:]:
+    for name in others:
         poll(partial(ceremony.is_known, name), f"{name} knows the ceremony")
         fleet.bmif("custody", "join", ceremony.id, *fleet.config(name))
     poll(ceremony.is_ready, "it is ready")

@@ -1,6 +1,6 @@
 """Nodes that attack a committee's task: real nodes, but for what they do to the others.
 
-`python -c "from tests.testnet.hostile_committee import spoil; spoil()" NODE.YAML`, or `choose`.
+`python -c "from tests.testnet.hostile_committee import spoil; spoil()" NODE.YAML`, or `spoil_all`, `choose`.
 """
 
 import asyncio
@@ -25,19 +25,35 @@ class SpoilingOpener(CommitteeOpener):
     """Gives parts of another key in every first attempt at a gradient."""
 
     def run_part(self, job: OpeningJob) -> tuple[tuple[int, ...], ...]:
-        values = CommitteeOpener.run_part(self, job)
         if job.kind == "loss" or job.attempt > 1:
-            return values
-        moduli = get_moduli(job.kind, job.preset, job.model, self.workload)
-        return tuple(
-            tuple((value + prime // 3) % prime for value, prime in zip(row, primes, strict=True))
-            for row, primes in zip(values, moduli, strict=True)
-        )
+            return CommitteeOpener.run_part(self, job)
+        return make_wrong(self, job)
+
+
+class WrongOpener(CommitteeOpener):
+    """Gives wrong parts of everything."""
+
+    def run_part(self, job: OpeningJob) -> tuple[tuple[int, ...], ...]:
+        return make_wrong(self, job)
+
+
+def make_wrong(opener: CommitteeOpener, job: OpeningJob) -> tuple[tuple[int, ...], ...]:
+    moduli = get_moduli(job.kind, job.preset, job.model, opener.workload)
+    return tuple(
+        tuple((value + prime // 3) % prime for value, prime in zip(row, primes, strict=True))
+        for row, primes in zip(CommitteeOpener.run_part(opener, job), moduli, strict=True)
+    )
 
 
 def spoil() -> None:
     """A member with a wrong share."""
     setattr(share, "CommitteeOpener", SpoilingOpener)  # noqa: B010  # what the member's service makes
+    _run()
+
+
+def spoil_all() -> None:
+    """One that is wrong in every attempt, of losses too."""
+    setattr(share, "CommitteeOpener", WrongOpener)  # noqa: B010
     _run()
 
 

@@ -4,7 +4,9 @@ Seven real processes, 128-bit keys. The losses are those of training in clear wi
 drew, and no process ever holds the key.
 """
 
+import os
 import re
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ from tests.testnet.committee_net import (
     make_keys,
     publish,
     reshare,
+    start_hostile,
 )
 from tests.testnet.committee_twin import Reopener, train_clear
 from tests.testnet.fleet import Fleet, get_workers, poll, run_fleet
@@ -59,6 +62,8 @@ class Mined:
     task: str
     folders: tuple[Path, ...]
     """The members' secrets, by place."""
+    hostile: dict[str, int]
+    """Process ids of nodes that attack."""
     restarted: int
     """The first step that is opened after the member that died is back."""
 
@@ -97,7 +102,7 @@ def mined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mined]:
         restarted = fleet.get_task("node2", task).step + 1
         fleet.wait_complete(task, "node2")
         check_memory(find_pids(fleet, hostile), needles)
-        yield Mined(fleet, task, folders, restarted)
+        yield Mined(fleet, task, folders, hostile, restarted)
 
 
 def get_folder(fleet: Fleet, name: str, ceremony: str) -> Path:
@@ -242,6 +247,34 @@ def test_shares_are_dealt_anew_while_a_task_is_open(mined: Mined) -> None:
     assert (refused.exit_code, "has no share" in " ".join(refused.output.split())) == (1, True)
     refused = CliRunner().invoke(app, ["task", "draft", "--ceremony", renewal.id, *fleet.config("node3")])
     assert (refused.exit_code, "is no member" in " ".join(refused.output.split())) == (1, True)
+
+
+def test_a_task_goes_on_without_the_member_that_spoiled_it(mined: Mined) -> None:
+    """Two of three are wrong in everything, so that every subset fails: the first loss is closed, and said to
+    be. One of them is put right; it and the honest one deal shares anew, without the other."""
+    fleet, hostile = mined.fleet, mined.hostile
+    fleet.kill(ABSENT)
+    os.kill(hostile[SPOILER], signal.SIGKILL)
+    for name in (ABSENT, SPOILER):
+        hostile[name] = start_hostile(fleet, name, "spoil_all")
+    ceremony = make_keys(fleet)
+    task = publish(fleet, ceremony, RUNGS[1:2])
+    closed = "2 attempts gave no plausible opening, and there is no third; a wrong part can be of "
+    poll(lambda: closed in fleet.read_log(MEMBERS[0]), "the loss is closed")
+    assert fleet.get_openings("node2", task) == []
+    os.kill(hostile.pop(ABSENT), signal.SIGKILL)
+    fleet.up(ABSENT)
+    renewal = reshare(ceremony, (MEMBERS[0], ABSENT))
+    fleet.wait_complete(task, "node2")
+    openings = fleet.get_openings("node2", task)
+    members = {fleet.get_address(name) for name in (MEMBERS[0], ABSENT)}
+    assert all(set(item.signers) == members and item.attempt == 1 for item in openings)
+    found = fleet.get_task("node2", task)
+    assert found.committee is not None
+    assert found.committee.ceremony == renewal.id
+    # What the old shares may have opened is counted.
+    losses = sum(item.kind == "loss" for item in openings)
+    assert f"spent={losses + 2} " in str(found.loss_openings)
 
 
 def list_blobs(fleet: Fleet, name: str, length: int) -> set[str]:

@@ -10,7 +10,7 @@ from consensus.committee import get_committee, get_committees
 from consensus.crypto import SigningKey, hash_domain
 from consensus.errors import InvalidTransaction, Reason
 from consensus.payload import ReportOpenings, SignedOpening
-from consensus.task import DraftTask
+from consensus.task import DraftTask, ExpireTask
 from consensus.transaction import SignedTransaction
 from consensus.transition import apply_transaction
 from consensus.types import Address, Hash32, Signature
@@ -194,6 +194,42 @@ def test_what_was_signed_before_is_evidence_still(committee: Committee) -> None:
     empty = Signature(b"")
     report = ReportOpenings(SignedOpening(one, empty), SignedOpening(two, empty))
     apply_transaction(world.state, world.sign(OUTSIDER, report), world.get_context())
+
+
+def test_what_old_shares_may_have_answered_is_counted(committee: Committee) -> None:
+    """Both attempts, of the kind that comes next; of losses where one is due, to the draft's limit."""
+    world, shares = committee.world, committee.ceremony
+
+    def get_spent() -> tuple[int, int, int]:
+        state = world.task_state
+        return state.step, state.gradient_openings, state.loss_openings
+
+    assert get_spent() == (1, 1, 1)
+    make_ready(renew(world, shares))
+    assert get_spent() == (1, 3, 1)
+    committee.open_gradient()
+    shares = world.state.get_ceremonies(shares)[-1][0]
+    make_ready(renew(world, shares))
+    assert get_spent() == (2, 4, 3)
+    committee.open_loss(500)
+    make_ready(renew(world, world.state.get_ceremonies(shares)[-1][0]))
+    assert get_spent() == (2, 6, 4)
+    # Six openings are all of the draft's.
+    assert refuse(world, world.sign(CUSTODY, committee.build_gradient())) is Reason.OPENING_LIMIT
+    make_ready(renew(world, world.state.get_ceremonies(shares)[-1][0]))
+    assert get_spent() == (2, 6, 4)
+    world.carry(world.sign(OUTSIDER, ExpireTask(world.task)))
+    make_ready(renew(world, world.state.get_ceremonies(shares)[-1][0]))
+    assert get_spent() == (2, 6, 4)
+
+
+def test_a_task_that_waits_for_validators_has_opened_nothing() -> None:
+    ready = Ceremonies().create().make_ready()
+    committee = Committee(ready.world, ready.ceremony)
+    committee.publish()
+    make_ready(renew(committee.world, committee.ceremony))
+    state = committee.world.task_state
+    assert (state.gradient_openings, state.loss_openings) == (0, 0)
 
 
 def test_drafts_name_the_ceremony_that_made_the_keys(ready: Ceremonies) -> None:

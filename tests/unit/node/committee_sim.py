@@ -15,6 +15,7 @@ from consensus.crypto import SigningKey, hash_domain
 from consensus.gossip_rules import Outcome
 from consensus.types import Address, Hash32, Millis, Signature
 from node.committee.boxes import get_public_key
+from node.committee.choice import Suspects
 from node.committee.member import MemberSealer
 from node.committee.messages import (
     Content,
@@ -130,13 +131,15 @@ class Node:
     round: Round | None = None
     life: int = 0
     content: LossContent = CONTENT
-    wrong: bool = False
+    wrong: bool | tuple[int, ...] = False
+    """In all attempts, or in these."""
     crash: Callable[[str, Effects], bool] | None = None
     """Asked before an output ("before") and after its records are stored ("stored")."""
     refused: list[Refused] = field(default_factory=list)
     closed: str | None = None
     sent: list[RoundMessage] = field(default_factory=list)
     pool: CommitteePool = field(default_factory=CommitteePool)
+    suspects: Suspects = field(default_factory=Suspects)
 
     def start(self) -> None:
         terms = self.sim.terms
@@ -144,7 +147,7 @@ class Node:
         records = Records(decode_record(data) for data in self.disk.values())
         self.life += 1
         self.pool = CommitteePool()
-        self.round = Round(terms, self.key, sealer, self.sim.judge, records)
+        self.round = Round(terms, self.key, sealer, self.sim.judge, self.suspects, records)
         self.sim.at(self.sim.random.randrange(500), self._tick, self.life)
 
     def check(self) -> None:
@@ -185,7 +188,7 @@ class Node:
             self.apply(self.round.on_sum(self.sim.now, job.proposal, compute_sum(job)))
             return
         values = compute_part(self.sim.terms, self.place, job)
-        if self.wrong:
+        if self.wrong is True or (self.wrong and job.attempt in self.wrong):
             values = (tuple(_draw(b"wrong", prime) for prime in PRIMES),)
         self.apply(self.round.on_part(self.sim.now, job.proposal, values))
 
@@ -205,10 +208,17 @@ class Node:
 
 class Sim:
     def __init__(
-        self, count: int, threshold: int, seed: int = 0, *, drop: float = 0.0, twice: float = 0.0
+        self,
+        count: int,
+        threshold: int,
+        seed: int = 0,
+        *,
+        drop: float = 0.0,
+        twice: float = 0.0,
+        step: int = STEP,
     ) -> None:
         self.random = random.Random(seed)
-        self.terms = build_terms(count, threshold)
+        self.terms = build_terms(count, threshold, step)
         self.judge = SimJudge()
         self.now = Millis(0)
         self.drop, self.twice, self.delay = drop, twice, 100
@@ -216,7 +226,7 @@ class Sim:
         self.expected = count
         self.privates = [bytes([100 + place]) * 32 for place in range(count)]
         self.publics = [get_public_key(private) for private in self.privates]
-        self.view = SimView(Committee(CEREMONY, self.terms.members, STEP))
+        self.view = SimView(Committee(CEREMONY, self.terms.members, step))
         self.nodes = [Node(self, place, key) for place, key in enumerate(build_keys(count))]
         self._events: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._count = itertools.count()
