@@ -1,7 +1,9 @@
 """A client that follows a chain's finality through one node's REST API and believes nothing that it can't
 check."""
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 from consensus.block import Header
@@ -44,6 +46,7 @@ from node.api.light import (
     LightValueModel,
 )
 from node.clock import Clock
+from node.events import EventKind
 
 T = TypeVar("T")
 MAX_ROUNDS = 8
@@ -122,6 +125,25 @@ class LightNode:
         """Go forward as far as the node proves. Raises: LightError; ApiError."""
         while await self._step():
             pass
+        return self.state
+
+    async def catch_up(self, timeout_s: float) -> LightState:
+        """Go forward until what the node's head holds now is proved final, which takes a few blocks.
+
+        The node's events tell when it is worth while to ask again; what it says of its head is no more than
+        something to wait for. A head that is undone meanwhile may be waited for in vain.
+        Raises: LightError, of QUORUM if it is not final after `timeout_s`; ApiError.
+        """
+        status = await self._api.get_status()
+        stream = self._api.stream_events(after=status.last_event_id, kinds=(EventKind.FINALIZED,))
+        try:
+            async with asyncio.timeout(timeout_s), aclosing(stream) as events:
+                while (await self.follow()).trusted.height < status.content_height:
+                    await anext(events)
+        except TimeoutError:
+            final = self.state.trusted.height
+            detail = f"block {status.content_height} is not final after {timeout_s:g} s, block {final} is"
+            raise LightError(LightReason.QUORUM, detail) from None
         return self.state
 
     async def _step(self) -> bool:

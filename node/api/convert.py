@@ -42,6 +42,7 @@ def build_status(view: NodeView) -> schemas.StatusModel:
         ),
         justified=build_checkpoint(view.get_justified()),
         finalized=build_checkpoint(view.get_finalized()),
+        content_height=view.get_state().get_finality().content,
         voting=schemas.VotingModel(state=voting.state.value, detail=voting.detail),
         sync=_build_sync(view, head.header.height, target),
         ready=readiness.ready,

@@ -76,6 +76,10 @@ class StatusModel(Model):
     head: HeadModel
     justified: CheckpointModel = Field(description="Highest block that two thirds of stake voted for")
     finalized: CheckpointModel = Field(description="Highest block that can never be undone")
+    content_height: Count = Field(
+        description="Height of the head chain's last block with transactions or work: "
+        "validators vote and blocks go on until it is final"
+    )
     voting: VotingModel
     sync: SyncModel
     ready: bool

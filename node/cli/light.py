@@ -52,6 +52,7 @@ class Anchor:
     trust: str | None
     genesis: Path | None
     max_age_h: float | None
+    wait_s: float | None
 
 
 @app.callback()
@@ -71,13 +72,21 @@ def main(
             help="Hours for which a trusted block binds validators [default: evidence_ms of --genesis, or 1]",
         ),
     ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            "--wait",
+            min=0,
+            help="Seconds to wait until what the node's head holds is final, not just what is",
+        ),
+    ] = None,
     api: ApiOption = None,
     config: ConfigOption = None,
 ) -> None:
     """What the commands below start from."""
     if trust is None and genesis is None:
         raise CliError("nothing to trust: give --trust HEIGHT:HASH of a final block, or --genesis FILE")
-    context.obj = Anchor(_find_url(api, config), trust, genesis, max_age)
+    context.obj = Anchor(_find_url(api, config), trust, genesis, max_age, wait)
 
 
 def _find_url(api: str | None, config: Path | None) -> str:
@@ -132,7 +141,10 @@ async def _ask(anchor: Anchor, ask: Ask) -> dict[str, JsonValue]:
         else:
             raise CliError("nothing to trust")
         node = LightNode(api, state, SystemClock(), evidence_ms, at_any_age=anchor.trust is None)
-        await node.follow()
+        if anchor.wait_s is None:
+            await node.follow()
+        else:
+            await node.catch_up(anchor.wait_s)
         return await ask(node)
 
 

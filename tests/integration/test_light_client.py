@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from consensus.light import FinalityProof, LightError, LightReason
 from consensus.params import Validator
 from consensus.payload import SetValidators
 from consensus.records import Account
-from consensus.state import get_account_key
+from consensus.state import State, get_account_key
 from consensus.task import Transfer
 from consensus.transaction import SignedTransaction, compute_transaction_id
 from consensus.types import ZERO_HASH, Address, Amount, Hash32, Height
@@ -27,6 +27,7 @@ from node.api.client import ApiError
 from node.api.light import LightFinalityModel, LightValueModel
 from node.cli.main import app
 from node.clock import ManualClock
+from node.events import EventKind
 from node.genesis import save_genesis
 from node.light import LightApi, LightNode, trust_checkpoint, trust_genesis
 from node.lightview import LightView
@@ -122,6 +123,109 @@ async def test_trust_that_is_too_old_is_refused(api: LightApi, source: VotedChai
     with pytest.raises(LightError) as caught:
         await LightNode(api, state, late, EVIDENCE_MS).follow()
     assert caught.value.reason is LightReason.EXPIRED
+
+
+# --- what is not final yet ------------------------------------------------------------------------
+
+
+class GrowingNode(FakeNode):
+    """Has the head of a light view's chain, and tells when more of it is final."""
+
+    def __init__(self, directory: Path, served: ChainNode) -> None:
+        super().__init__(directory)
+        self.served = served
+
+    def get_state(self) -> State:
+        return self.served.chain.head_state
+
+    def take(self, blocks: Sequence[bytes]) -> None:
+        for block in blocks:
+            before = self.served.chain.finalized
+            self.served.fill([block])
+            if self.served.chain.finalized != before:
+                data = {"height": self.served.chain.finalized.height}
+                self.events.publish(EventKind.FINALIZED, self.served.clock.now_ms(), data)
+
+
+class NoticedApi(LightApi):
+    """Says when a node has told how far finality is."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.answered = asyncio.Event()
+
+    async def get_finality_proof(self, set_number: int) -> LightFinalityModel:
+        found = await super().get_finality_proof(set_number)
+        self.answered.set()
+        return found
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A node whose head holds a change of set that is not final yet."""
+
+    view: GrowingNode
+    api: NoticedApi
+    node: LightNode
+    url: str
+    height: int
+    """Of the change of set."""
+    rest: list[bytes]
+    """The blocks that make it final."""
+
+
+@pytest.fixture
+async def growing(source: VotedChain, tmp_path: Path) -> AsyncIterator[Growing]:
+    served = ChainNode("served", source.genesis)
+    view = GrowingNode(tmp_path, served)
+    height = source.state.get_finality().content
+    view.take(source.encoded[:height])
+    light = LightView(served.chain, served.service)
+    server = TestServer(build_public_app(view, build_config(tmp_path), light=light))
+    await server.start_server()
+    url = str(server.make_url("/"))
+    async with NoticedApi(url) as api:
+        yield Growing(view, api, build_node(api, source), url, height, source.encoded[height:])
+    await server.close()
+
+
+async def test_what_the_head_holds_is_waited_for_until_it_is_final(growing: Growing) -> None:
+    assert (await growing.node.follow()).trusted.height < growing.height
+    growing.api.answered.clear()
+    waiting = asyncio.create_task(growing.node.catch_up(60))
+    async with asyncio.timeout(60):
+        await growing.api.answered.wait()
+    assert not waiting.done()
+    growing.view.take(growing.rest)
+    state = await waiting
+    assert state.trusted.height >= growing.height
+    final = growing.view.served.chain.finalized.height
+    assert (await growing.node.catch_up(60)).trusted.height == final
+
+
+async def test_what_does_not_become_final_is_named(growing: Growing) -> None:
+    with pytest.raises(LightError, match=rf"block {growing.height} is not final after 0\.1 s") as caught:
+        await growing.node.catch_up(0.1)
+    assert caught.value.reason is LightReason.QUORUM
+    # What was proved on the way is kept.
+    assert growing.node.state.trusted.height == growing.view.served.chain.finalized.height
+
+
+async def test_the_command_waits_for_the_head(growing: Growing, source: VotedChain, tmp_path: Path) -> None:
+    save_genesis(tmp_path / "genesis.json", source.genesis)
+    base = ["light", "--genesis", str(tmp_path / "genesis.json"), "--api", growing.url]
+
+    async def run(wait: str) -> tuple[int, str]:
+        arguments = [*base, "--wait", wait, "status", "--json"]
+        result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+        return result.exit_code, result.output
+
+    code, output = await run("0.1")
+    assert (code, "is not final after 0.1 s" in output) == (2, True), output
+    growing.view.take(growing.rest)
+    code, output = await run("60")
+    assert code == 0, output
+    assert json.loads(output)["height"] == growing.view.served.chain.finalized.height
 
 
 # --- a node that lies -------------------------------------------------------------------------
