@@ -1,7 +1,9 @@
 """Which files run first: they are dealt out to the cores in this order (`make test`), and one that takes
-long but begins last leaves the other cores idle.
+long but begins last leaves the other cores idle. And what they leave on the disk: nothing but what failed.
 """
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,23 @@ def get_rank(path: Path) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The order within a file stays."""
     items.sort(key=lambda item: get_rank(item.path))
+
+
+KEPT = "session-"
+"""Beginning of the names of folders that fixtures of more than one file's tests make by `mktemp`."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Removes what a file's fixtures made, unless one of its tests failed: ledgers and keys of a whole run
+    are tens of gigabytes. (`tmp_path` goes by `tmp_path_retention_policy`.)
+    """
+    base, failed = tmp_path_factory.getbasetemp(), request.session.testsfailed
+    before = set(base.iterdir())
+    yield
+    if request.session.testsfailed == failed:
+        for made in set(base.iterdir()) - before:
+            if made.is_symlink():
+                made.unlink()  # `mktemp` names the newest folder so
+            elif made.is_dir() and not made.name.startswith(KEPT):
+                shutil.rmtree(made)

@@ -9,7 +9,7 @@ with SyncClient("http://127.0.0.1:8100") as node:
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -220,7 +220,7 @@ class Client(Transport):
 
     async def stream_events(
         self, *, after: int | None = None, kinds: tuple[str, ...] = (), reconnect: bool = True
-    ) -> AsyncIterator[StreamedEvent]:
+    ) -> AsyncGenerator[StreamedEvent]:
         """Events for ever; a broken stream is taken up after the last id.
 
         Raises: ApiError when the node can't be reached any more.

@@ -12,7 +12,7 @@ from tests.integration.material import Material, make_material
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    return make_material(tmp_path_factory.mktemp("material"))
+    return make_material(tmp_path_factory.mktemp("session-material"))
 
 
 @pytest.fixture(scope="module")
